@@ -1,0 +1,211 @@
+"""The nouns that rooms exchange through the store, and which moves their states may make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Final
+
+
+class SeriesState(StrEnum):
+    """Where a series stands."""
+
+    RECEIVING = "receiving"
+    ASSEMBLING = "assembling"
+    COMPLETE = "complete"
+    ROUTED = "routed"
+    UNROUTED = "unrouted"
+    REJECTED = "rejected"
+
+
+class JobState(StrEnum):
+    """Where a job stands. UPS (PS3.4 CC.1.1): queued = SCHEDULED, running = IN PROGRESS, stored and closed = COMPLETED, rest = CANCELED."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    STORED = "stored"
+    CLOSED = "closed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    UNSUITABLE = "unsuitable"
+
+
+class DeliveryState(StrEnum):
+    """Where one object stands on its way to one destination."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    SENT = "sent"
+    COMMIT_REQUESTED = "commit_requested"
+    COMMITTED = "committed"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+#: Legal arrows of each machine (architecture, "State machines").
+SERIES_MOVES: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
+    SeriesState.RECEIVING: frozenset({SeriesState.ASSEMBLING, SeriesState.REJECTED}),
+    SeriesState.ASSEMBLING: frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.REJECTED}),
+    SeriesState.COMPLETE: frozenset(
+        {SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED, SeriesState.RECEIVING}
+    ),
+    SeriesState.ROUTED: frozenset({SeriesState.RECEIVING}),
+    SeriesState.UNROUTED: frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE}),
+    SeriesState.REJECTED: frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE}),
+}
+JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.SUPERSEDED, JobState.DEAD}),
+    JobState.RUNNING: frozenset(
+        {
+            JobState.QUEUED,
+            JobState.STORED,
+            JobState.DEAD,
+            JobState.CANCELLED,
+            JobState.SUPERSEDED,
+            JobState.UNSUITABLE,
+        }
+    ),
+    JobState.STORED: frozenset({JobState.CLOSED, JobState.SUPERSEDED}),
+    JobState.CLOSED: frozenset({JobState.SUPERSEDED}),
+    JobState.DEAD: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+    JobState.SUPERSEDED: frozenset(),
+    JobState.UNSUITABLE: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
+}
+DELIVERY_MOVES: Final[Mapping[DeliveryState, frozenset[DeliveryState]]] = {
+    DeliveryState.PENDING: frozenset({DeliveryState.SENDING, DeliveryState.CANCELLED, DeliveryState.DEAD}),
+    DeliveryState.SENDING: frozenset(
+        {DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.DELIVERED, DeliveryState.DEAD}
+    ),
+    DeliveryState.SENT: frozenset({DeliveryState.COMMIT_REQUESTED, DeliveryState.DELIVERED}),
+    DeliveryState.COMMIT_REQUESTED: frozenset({DeliveryState.COMMITTED, DeliveryState.PENDING}),
+    DeliveryState.COMMITTED: frozenset(),
+    DeliveryState.DELIVERED: frozenset(),
+    DeliveryState.DEAD: frozenset({DeliveryState.PENDING}),
+    DeliveryState.CANCELLED: frozenset(),
+}
+
+
+class Completion(StrEnum):
+    """Which signal proved that a series is complete (architecture, "When is a series complete?")."""
+
+    COUNTED = "counted"
+    REGULAR = "regular"
+    QUIET = "quiet"
+    CAP = "cap"
+
+
+class Band(IntEnum):
+    """Priority bands; ageing never crosses one."""
+
+    BATCH = 0
+    ROUTINE = 1
+    URGENT = 2
+    STAT = 3
+
+
+class AssociationEnd(StrEnum):
+    """How an association that brought instances ended."""
+
+    RELEASED = "released"
+    ABORTED = "aborted"
+
+
+#: Per-instance attributes the receiver reads off every object on its way in, by tag. Whatever else a rule asks is read
+#: from one representative file later. Keep this list short: each entry costs the receive path.
+INDEX_TAGS: Final[Mapping[int, str]] = {
+    0x00080008: "ImageType",
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080060: "Modality",
+    0x00080070: "Manufacturer",
+    0x00100020: "PatientID",  # hashed by the receiver before it is written anywhere: see Instance.patient_key
+    0x00100021: "IssuerOfPatientID",
+    0x00180050: "SliceThickness",
+    0x00181060: "TriggerTime",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200012: "AcquisitionNumber",
+    0x00200013: "InstanceNumber",
+    0x00200032: "ImagePositionPatient",
+    0x00200037: "ImageOrientationPatient",
+    0x00200052: "FrameOfReferenceUID",
+    0x00200100: "TemporalPositionIdentifier",
+    0x00280008: "NumberOfFrames",
+    0x00280010: "Rows",
+    0x00280011: "Columns",
+    0x00280030: "PixelSpacing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One stored SOP Instance: what is in the spool, and what the receiver saw in its header."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    #: Relative to the spool folder.
+    path: str
+    #: Bytes on disk.
+    size: int
+    received_at: datetime
+    #: Identifier of the association that carried it (0: found on disk at start-up).
+    association_id: int
+    calling_ae: str
+    #: Digest of PatientID and its issuer, so that a conflict shows without the identity being in the table.
+    patient_key: str
+    #: INDEX_TAGS by keyword, as text; multi-valued joined by backslash. Without PatientID and IssuerOfPatientID.
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """One association that was opened towards the receiver."""
+
+    id: int
+    calling_ae: str
+    called_ae: str
+    address: str
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """An object that was kept but will not be processed, and why."""
+
+    #: File name in the quarantine folder.
+    name: str
+    #: Short reason, for example ``uid-mismatch``.
+    code: str
+    #: One sentence for the operator: what, which UID, what to do.
+    reason: str
+    sop_instance_uid: str
+    series_uid: str
+    calling_ae: str
+    at: datetime
+    #: DIMSE status that was answered.
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One DICOM object a job produced, on disk."""
+
+    #: Stable role inside the job, for example ``denoised``.
+    role: str
+    index: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+    path: Path
+    size: int
+    sha256: str

@@ -1,0 +1,216 @@
+"""Every error this node raises, in one tree.
+
+NodeError
+├── ConfigError                  the configuration file; names file, key and the nearest known key
+├── StoreError
+│   ├── IllegalMove              a state machine was asked for an arrow it does not have
+│   ├── StaleEpoch               another leader took over; nothing was written
+│   ├── InstanceConflict         same SOP Instance UID, other bytes
+│   └── DiskFull †               below the watermark; nothing was accepted
+├── ReceiveError                 an object that cannot be filed; carries the DIMSE status to answer
+├── SeriesError                  a series that cannot become a pipeline's input
+│   ├── MissingAttribute         an attribute the computation needs is absent
+│   ├── MixedGeometry            rows, columns, orientation or frame of reference differ
+│   ├── MissingSlices            the stack has holes
+│   ├── TiltedGantry             slice positions do not run along the slice normal
+│   ├── DuplicatePositions       several instances at one position
+│   ├── UnsupportedSOPClass      not an image class this node can read
+│   └── UndecodablePixels        the pixel data does not decode
+├── PipelineError
+│   ├── Unsuitable               said by the pipeline's author: an outcome, not a fault
+│   ├── PipelineNotLoadable      "module:Class" or its options are wrong
+│   ├── ResultInvalid            the result breaks the contract (shape, finite values, grid)
+│   ├── PipelineFailed           the pipeline raised
+│   ├── OutOfMemory †            device or host memory ran out
+│   ├── PipelineTimeout †        ran longer than its limit
+│   └── WorkerLost †             the worker process died
+├── EncodingError                the result cannot be said in DICOM; names the attribute
+└── DispatchError
+    ├── PeerUnreachable †        no TCP connection, or no answer in time
+    ├── AssociationRejected †    A-ASSOCIATE-RJ
+    ├── AssociationAborted †     lost in the middle
+    ├── ContextNotAccepted       the peer refused this SOP class
+    └── StoreRefused             a failure status; transient when PS3.4 B.2.3 says so
+
+† transient: trying again can help. Retry policy reads the class attribute and nothing else. An exception's message says
+what happened, to which UID, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NodeError(Exception):
+    """Anything this node raises on purpose."""
+
+    transient: ClassVar[bool] = False
+
+
+class ConfigError(NodeError):
+    """The configuration is wrong; the message lists every problem at once."""
+
+
+class StoreError(NodeError):
+    """The database or the spool refused."""
+
+
+class IllegalMove(StoreError):
+    """A state machine was asked for an arrow it does not have."""
+
+
+class StaleEpoch(StoreError):
+    """Another leader took over; what this one wanted to write was dropped."""
+
+
+class InstanceConflict(StoreError):
+    """An object with this SOP Instance UID and other bytes is already kept."""
+
+
+class DiskFull(StoreError):
+    """Free space is below the watermark."""
+
+    transient = True
+
+
+class ReceiveError(NodeError):
+    """An object that cannot be filed.
+
+    Parameters
+    ----------
+    status
+        DIMSE status to answer (PS3.4 B.2.3).
+    code
+        Short reason for tables and logs, for example ``truncated``.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class SeriesError(NodeError):
+    """A series that cannot become a pipeline's input."""
+
+
+class MissingAttribute(SeriesError):
+    """An attribute the computation needs is absent."""
+
+
+class MixedGeometry(SeriesError):
+    """Rows, columns, orientation or frame of reference differ inside the series."""
+
+
+class MissingSlices(SeriesError):
+    """The stack has holes."""
+
+
+class TiltedGantry(SeriesError):
+    """Slice positions do not run along the slice normal."""
+
+
+class DuplicatePositions(SeriesError):
+    """Several instances stand at one position."""
+
+
+class UnsupportedSOPClass(SeriesError):
+    """Not an image class this node can read."""
+
+
+class UndecodablePixels(SeriesError):
+    """The pixel data does not decode."""
+
+
+class PipelineError(NodeError):
+    """Something between loading a pipeline and taking its result."""
+
+
+class Unsuitable(PipelineError):
+    """The input is not for this algorithm. Recorded and reported, never retried.
+
+    Parameters
+    ----------
+    reason
+        One sentence for the operator and the radiologist, with the value that was seen.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class PipelineNotLoadable(PipelineError):
+    """The configured "module:Class" or its options are wrong."""
+
+
+class ResultInvalid(PipelineError):
+    """The result breaks the contract; nothing of it is sent."""
+
+
+class PipelineFailed(PipelineError):
+    """The pipeline raised an error of its own."""
+
+
+class OutOfMemory(PipelineError):
+    """Device or host memory ran out."""
+
+    transient = True
+
+
+class PipelineTimeout(PipelineError):
+    """The job ran longer than its limit and was stopped."""
+
+    transient = True
+
+
+class WorkerLost(PipelineError):
+    """The worker process died under the job."""
+
+    transient = True
+
+
+class EncodingError(NodeError):
+    """The result cannot be said in DICOM; the message names the attribute."""
+
+
+class DispatchError(NodeError):
+    """Sending an object failed."""
+
+
+class PeerUnreachable(DispatchError):
+    """No TCP connection to the destination, or no answer in time."""
+
+    transient = True
+
+
+class AssociationRejected(DispatchError):
+    """The destination rejected the association."""
+
+    transient = True
+
+
+class AssociationAborted(DispatchError):
+    """The association was lost in the middle."""
+
+    transient = True
+
+
+class ContextNotAccepted(DispatchError):
+    """The destination refused the presentation context of this SOP class."""
+
+
+class StoreRefused(DispatchError):
+    """The destination answered a failure status.
+
+    0xA7xx (out of resources) is worth another try, everything else is not (PS3.4 B.2.3).
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def retry(self) -> bool:
+        """Whether the same object may be accepted later."""
+        return self.status & 0xFF00 == 0xA700

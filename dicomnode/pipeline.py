@@ -1,0 +1,219 @@
+"""What a pipeline author imports: typed input, typed result, and two methods.
+
+A pipeline sees numbers with geometry and units, never DICOM, files, sockets, devices to choose or a patient's identity::
+
+    from dicomnode import pipeline as dn
+
+    class CTDenoising(dn.Pipeline[dn.ImageSeries]):
+        algorithm = dn.Algorithm(name="ct-denoising", version="1.0.0", weights="models/ct_denoise")
+
+        @dataclass(frozen=True)
+        class Options:
+            strength: float = 0.6
+
+        def setup(self, runtime): ...      # once per process
+        def run(self, series): ...         # many times; returns Result or raises Unsuitable
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import numpy as np
+from highdicom import Volume
+from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from dicomnode.errors import SeriesError, Unsuitable
+
+__all__ = [
+    "HU",
+    "Algorithm",
+    "Attribute",
+    "Code",
+    "Geometry",
+    "Image",
+    "ImageSeries",
+    "Pipeline",
+    "Result",
+    "Runtime",
+    "Unsuitable",
+    "Volume",
+    "codes",
+]
+
+#: Hounsfield unit, UCUM (the units of CT after the modality LUT).
+HU: Final = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+
+#: A header value a pipeline may see: text, a number, or several of them.
+Attribute = str | float | tuple[str, ...] | tuple[float, ...]
+
+
+class Geometry(StrEnum):
+    """How the planes of a series lie to each other."""
+
+    #: Parallel planes at equal steps along their normal: a `Volume`.
+    REGULAR = "regular"
+    #: Parallel planes along their normal at unequal steps (mixed increments).
+    UNEVEN = "uneven"
+    #: Equal steps with some planes absent.
+    GAPS = "gaps"
+    #: Parallel planes whose positions do not run along the normal (gantry tilt); steps may be unequal too.
+    TILTED = "tilted"
+    #: One plane only.
+    SINGLE = "single"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """Who computed: goes into every object the node writes."""
+
+    #: Stable identifier, for example ``ct-denoising``.
+    name: str
+    #: Version of code and training together.
+    version: str
+    #: Folder with ``manifest.yaml`` and weights, relative to the installation root; empty if there are none.
+    weights: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What the node gives a pipeline when its process starts."""
+
+    #: torch device name the pipeline must use, for example ``cpu`` or ``cuda:0``.
+    device: str
+    #: Folder of the weights whose digests the node has checked against the manifest.
+    weights: Path
+    #: Threads the pipeline may use on the CPU.
+    threads: int = 1
+    #: Call with (phase, fraction 0..1) to show progress; never fails.
+    progress: Callable[[str, float], None] = lambda phase, fraction: None
+    #: True once the job was cancelled: stop soon if you can; the process is ended anyway.
+    cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSeries:
+    """One series of parallel planes, modality LUT applied.
+
+    Planes are ordered by position along their normal so that the volume is right-handed; for an axial series of a supine
+    patient plane 0 is nearest the head (the order of highdicom's ``get_volume_from_series``).
+    """
+
+    #: Values in ``units``: float32, C-contiguous, axes (slice, row, column).
+    array: NDArray[np.float32]
+    #: True where the scanner wrote PixelPaddingValue (no measurement): bool, axes (slice, row, column).
+    padding: NDArray[np.bool_]
+    #: UCUM code of ``array``'s values, for example `HU`.
+    units: Code
+    #: ImagePositionPatient of each plane: float64 (slice, 3), LPS [mm].
+    positions: NDArray[np.float64]
+    #: ImageOrientationPatient: float64 (6,), direction of a row then of a column, LPS.
+    orientation: NDArray[np.float64]
+    #: Distance between rows, distance between columns [mm] (PixelSpacing's order).
+    pixel_spacing: tuple[float, float]
+    #: How the planes lie to each other.
+    geometry: Geometry
+    #: Where ``geometry`` is not REGULAR: what was seen, in one sentence.
+    geometry_note: str = ""
+    #: Allow-listed acquisition attributes by keyword (KVP, ConvolutionKernel, ...). No patient identity.
+    acquisition: Mapping[str, Attribute] = field(default_factory=dict)
+    #: Some expected instances never arrived (the completeness cap fired).
+    incomplete: bool = False
+    #: `highdicom.Volume` of a REGULAR series, made by the node.
+    regular_volume: Volume | None = None
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or self.array.dtype != np.float32:
+            raise ValueError(
+                f"array must be float32 (slice, row, column), is {self.array.dtype} {self.array.shape}"
+            )
+        if self.padding.shape != self.array.shape or len(self.positions) != len(self.array):
+            raise ValueError("padding and positions must match array")
+
+    @property
+    def volume(self) -> Volume:
+        """The series as a regular volume; raises `Unsuitable` with the reason if it is not one."""
+        if self.regular_volume is None:
+            raise Unsuitable(f"needs a regular volume; the series is {self.geometry}: {self.geometry_note}")
+        return self.regular_volume
+
+    @property
+    def slice_positions(self) -> NDArray[np.float64]:
+        """Distance of each plane from plane 0 along the slice normal: float64 (slice,) [mm]."""
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        along: NDArray[np.float64] = np.abs((self.positions - self.positions[0]) @ normal)
+        return along
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Image:
+    """A derived series on the planes of the input, to be written in the input's own SOP class."""
+
+    #: Values in the input's units: float32, same shape as the input, axes (slice, row, column).
+    array: NDArray[np.float32]
+    #: Part of the identity of the object (deterministic UIDs), for example ``denoised``.
+    role: str
+    #: Suffix of SeriesDescription, for example ``AI denoised`` (the node appends ``, RUO``).
+    label: str
+    #: DerivationDescription (free text, says what was done and with which setting).
+    description: str
+    #: DerivationCodeSequence item, CID 7203.
+    code: Code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one run found or made."""
+
+    images: tuple[Image, ...] = ()
+    #: Numbers worth keeping with the job for quality control, for example the noise before and after [HU].
+    quality: Mapping[str, float] = field(default_factory=dict)
+    #: Sentences for the job's record (a lowered strength and why, a skipped slice).
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a pipeline that has none."""
+
+
+Input = TypeVar("Input", bound=ImageSeries)
+
+
+class Pipeline(abc.ABC, Generic[Input]):
+    """One algorithm. Subclass it, set ``algorithm``, write ``setup`` and ``run``.
+
+    ``run`` may raise `Unsuitable` (an outcome: recorded, reported, never retried). Anything else it raises is a failure.
+    It keeps no state between runs, and gives the same output for the same input, weights and options within the
+    tolerance its model card states.
+    """
+
+    #: Name, version and weights of the algorithm.
+    algorithm: ClassVar[Algorithm]
+    #: A frozen dataclass with a default for every field; the rule's ``options`` fill it.
+    Options: ClassVar[type[Any]] = NoOptions
+    #: True if ``run`` can work on a series of which instances are known to be missing.
+    accepts_incomplete: ClassVar[bool] = False
+
+    def __init__(self, options: Any = None) -> None:  # noqa: ANN401 - the author's own Options class
+        self.options = self.Options() if options is None else options
+
+    @abc.abstractmethod
+    def setup(self, runtime: Runtime) -> None:
+        """Load the network; called once in the process that will run it."""
+
+    @abc.abstractmethod
+    def run(self, series: Input) -> Result:
+        """Compute the result of one series."""
+
+
+def refuse(error: SeriesError) -> Unsuitable:
+    """Turn a reason the series could not be built into the outcome it is."""
+    return Unsuitable(f"{type(error).__name__}: {error}")

@@ -1,0 +1,1 @@
+"""Pipelines: one module an algorithm, written against `dicomnode.pipeline` alone."""
