@@ -1,4 +1,4 @@
-"""Constants of the standard this node uses, and its own identity in DICOM: UIDs, SOP classes, transfer syntaxes, statuses."""
+"""Constants of the standard this node uses, and its own identity in DICOM."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ MANUFACTURER: Final = "dicomnode"
 _UID_NAMESPACE: Final = uuid.UUID("94853a2e-0e5b-5d53-a2a2-9f0a5f2d4a51")
 
 #: Every storage SOP class pynetdicom knows (170), unlike its default list (120, without label map segmentation).
-STORAGE_SOP_CLASSES: Final[tuple[str, ...]] = tuple(
-    str(cx.abstract_syntax) for cx in AllStoragePresentationContexts
-)
+STORAGE_SOP_CLASSES: Final[tuple[str, ...]] = tuple(str(cx.abstract_syntax) for cx in AllStoragePresentationContexts)
 
 UNCOMPRESSED: Final[tuple[str, ...]] = (
     str(ExplicitVRLittleEndian),

@@ -22,7 +22,11 @@ class SeriesState(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job stands. UPS (PS3.4 CC.1.1): queued = SCHEDULED, running = IN PROGRESS, stored and closed = COMPLETED, rest = CANCELED."""
+    """Where a job stands.
+
+    In UPS terms (PS3.4 CC.1.1): queued = SCHEDULED, running = IN PROGRESS, stored and closed = COMPLETED, the rest
+    CANCELED.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -1,7 +1,7 @@
 """Log lines an operator can search: JSON with an ``action`` and UIDs, and never a patient's name, ID or birth date.
 
-A module logs with ``logger.info("human sentence", extra={"action": "series_complete", "series_uid": uid})``. Every action
-is listed in ``deploy/OPERATING.md``; a test compares.
+A module logs with ``logger.info("human sentence", extra={"action": "series_complete", "series_uid": uid})``. Every
+action is listed in ``deploy/OPERATING.md``; a test compares.
 """
 
 from __future__ import annotations

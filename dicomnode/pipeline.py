@@ -1,6 +1,6 @@
 """What a pipeline author imports: typed input, typed result, and two methods.
 
-A pipeline sees numbers with geometry and units, never DICOM, files, sockets, devices to choose or a patient's identity::
+A pipeline sees numbers with geometry and units; never DICOM, files, sockets or a patient's identity::
 
     from dicomnode import pipeline as dn
 
@@ -93,7 +93,7 @@ class Runtime:
     #: Threads the pipeline may use on the CPU.
     threads: int = 1
     #: Call with (phase, fraction 0..1) to show progress; never fails.
-    progress: Callable[[str, float], None] = lambda phase, fraction: None
+    progress: Callable[[str, float], None] = lambda _phase, _fraction: None
     #: True once the job was cancelled: stop soon if you can; the process is ended anyway.
     cancelled: Callable[[], bool] = lambda: False
 
@@ -102,8 +102,8 @@ class Runtime:
 class ImageSeries:
     """One series of parallel planes, modality LUT applied.
 
-    Planes are ordered by position along their normal so that the volume is right-handed; for an axial series of a supine
-    patient plane 0 is nearest the head (the order of highdicom's ``get_volume_from_series``).
+    Planes are ordered by position along their normal so that the volume is right-handed; for an axial series of a
+    supine patient plane 0 is nearest the head (the order of highdicom's ``get_volume_from_series``).
     """
 
     #: Values in ``units``: float32, C-contiguous, axes (slice, row, column).
@@ -131,9 +131,7 @@ class ImageSeries:
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or self.array.dtype != np.float32:
-            raise ValueError(
-                f"array must be float32 (slice, row, column), is {self.array.dtype} {self.array.shape}"
-            )
+            raise ValueError(f"array must be float32 (slice, row, column), is {self.array.dtype} {self.array.shape}")
         if self.padding.shape != self.array.shape or len(self.positions) != len(self.array):
             raise ValueError("padding and positions must match array")
 
@@ -190,9 +188,9 @@ Input = TypeVar("Input", bound=ImageSeries)
 class Pipeline(abc.ABC, Generic[Input]):
     """One algorithm. Subclass it, set ``algorithm``, write ``setup`` and ``run``.
 
-    ``run`` may raise `Unsuitable` (an outcome: recorded, reported, never retried). Anything else it raises is a failure.
-    It keeps no state between runs, and gives the same output for the same input, weights and options within the
-    tolerance its model card states.
+    ``run`` may raise `Unsuitable` (an outcome: recorded, reported, never retried). Anything else it raises is a
+    failure. It keeps no state between runs, and gives the same output for the same input, weights and options within
+    the tolerance its model card states.
     """
 
     #: Name, version and weights of the algorithm.

@@ -1,0 +1,209 @@
+"""The outbox: one row per object and destination, and the moves of its state machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from dicomnode.domain import DELIVERY_MOVES, DeliveryState, JobState
+from dicomnode.errors import IllegalMove
+from dicomnode.store import schema
+from dicomnode.store.events import note
+
+#: A delivery in one of these needs nothing more.
+FINAL = (DeliveryState.DELIVERED, DeliveryState.COMMITTED, DeliveryState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One object on its way to one destination."""
+
+    id: int
+    job_id: int
+    study_uid: str
+    destination: str
+    state: DeliveryState
+    attempt: int
+    not_before: datetime
+    status: int | None
+    error: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    path: Path
+
+
+_QUERY = select(
+    schema.delivery,
+    schema.output.c.sop_class_uid,
+    schema.output.c.sop_instance_uid,
+    schema.output.c.series_uid,
+    schema.output.c.path,
+).join(schema.output, schema.output.c.id == schema.delivery.c.output_id)
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(
+        id=row.id,
+        job_id=row.job_id,
+        study_uid=row.study_uid,
+        destination=row.destination,
+        state=DeliveryState(row.state),
+        attempt=row.attempt,
+        not_before=datetime.fromtimestamp(row.not_before, UTC),
+        status=row.status,
+        error=row.error,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        series_uid=row.series_uid,
+        path=Path(row.path),
+    )
+
+
+def due(connection: Connection, destination: str, now: datetime, limit: int = 500) -> list[Delivery]:
+    """Objects to send to a destination now, oldest first, order kept inside a study.
+
+    A study whose earliest unsent object still waits for its next try is left out whole: what comes later in a study
+    may refer to what comes first. Other studies go on.
+    """
+    table = schema.delivery
+    waiting = table.alias("waiting")
+    held = (
+        select(waiting.c.study_uid)
+        .where(
+            waiting.c.destination == destination,
+            waiting.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value]),
+            waiting.c.not_before > now.timestamp(),
+        )
+        .distinct()
+    )
+    query = (
+        _QUERY.where(
+            table.c.destination == destination,
+            table.c.state == DeliveryState.PENDING.value,
+            table.c.not_before <= now.timestamp(),
+            table.c.study_uid.not_in(held),
+        )
+        .order_by(table.c.id)
+        .limit(limit)
+    )
+    return [_delivery(row) for row in connection.execute(query)]
+
+
+def next_due(connection: Connection, destination: str) -> datetime | None:
+    """When the next pending object of a destination may be tried."""
+    table = schema.delivery
+    seconds = connection.scalar(
+        select(func.min(table.c.not_before)).where(
+            table.c.destination == destination, table.c.state == DeliveryState.PENDING.value
+        )
+    )
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def of_job(connection: Connection, job_id: int) -> list[Delivery]:
+    """Every delivery of a job."""
+    query = _QUERY.where(schema.delivery.c.job_id == job_id).order_by(schema.delivery.c.id)
+    return [_delivery(row) for row in connection.execute(query)]
+
+
+def _move(connection: Connection, delivery: Delivery, to: DeliveryState, at: datetime, **values: object) -> None:
+    if to not in DELIVERY_MOVES[delivery.state]:
+        raise IllegalMove(f"delivery {delivery.id} of {delivery.sop_instance_uid}: {delivery.state} -> {to}")
+    table = schema.delivery
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == delivery.id, table.c.state == delivery.state.value)
+        .values(state=to.value, updated_at=at.timestamp(), **values)
+    )
+    if done.rowcount != 1:
+        raise IllegalMove(f"delivery {delivery.id} of {delivery.sop_instance_uid} moved meanwhile")
+
+
+def start(connection: Connection, deliveries: Sequence[Delivery], at: datetime) -> None:
+    """pending -> sending, attempt + 1, for a batch that goes out on one association."""
+    for delivery in deliveries:
+        _move(connection, delivery, DeliveryState.SENDING, at, attempt=delivery.attempt + 1)
+
+
+def delivered(connection: Connection, delivery: Delivery, at: datetime, status: int) -> None:
+    """sending -> delivered: the destination acknowledged; it does no storage commitment."""
+    _move(connection, delivery, DeliveryState.DELIVERED, at, status=status, error="")
+    _close_job(connection, delivery.job_id, at)
+
+
+def postpone(connection: Connection, delivery: Delivery, at: datetime, pause: timedelta, error: str) -> None:
+    """sending -> pending: try again after a pause."""
+    _move(connection, delivery, DeliveryState.PENDING, at, not_before=(at + pause).timestamp(), error=error[:2000])
+
+
+def kill(connection: Connection, delivery: Delivery, at: datetime, error: str, status: int | None = None) -> None:
+    """sending -> dead: it will not be taken; an operator may `retry` it."""
+    _move(connection, delivery, DeliveryState.DEAD, at, error=error[:2000], status=status)
+    text = f"{delivery.sop_instance_uid} to {delivery.destination}: {error}"
+    note(connection, at, "delivery_dead", text, job_id=delivery.job_id)
+
+
+def put_back(connection: Connection, at: datetime, destination: str | None = None) -> int:
+    """At start: what was being sent when the node stopped is sent again, with the same UID."""
+    table = schema.delivery
+    query = update(table).where(table.c.state == DeliveryState.SENDING.value)
+    if destination is not None:
+        query = query.where(table.c.destination == destination)
+    return connection.execute(
+        query.values(state=DeliveryState.PENDING.value, not_before=at.timestamp(), updated_at=at.timestamp())
+    ).rowcount
+
+
+def retry_dead(connection: Connection, job_id: int, at: datetime) -> int:
+    """dead -> pending for every dead delivery of a job; tries are counted anew."""
+    table = schema.delivery
+    number = connection.execute(
+        update(table)
+        .where(table.c.job_id == job_id, table.c.state == DeliveryState.DEAD.value)
+        .values(state=DeliveryState.PENDING.value, attempt=0, not_before=at.timestamp(), updated_at=at.timestamp())
+    ).rowcount
+    if number:
+        note(connection, at, "delivery_retried", f"{number} dead deliveries are sent again", job_id=job_id)
+    return number
+
+
+def cancel_pending(connection: Connection, job_id: int, at: datetime) -> int:
+    """pending -> cancelled: a newer revision superseded the job before these left."""
+    table = schema.delivery
+    return connection.execute(
+        update(table)
+        .where(table.c.job_id == job_id, table.c.state == DeliveryState.PENDING.value)
+        .values(state=DeliveryState.CANCELLED.value, updated_at=at.timestamp())
+    ).rowcount
+
+
+def _close_job(connection: Connection, job_id: int, at: datetime) -> None:
+    """Move the job stored -> closed once nothing of it is left to deliver."""
+    table = schema.delivery
+    left = connection.scalar(
+        select(func.count())
+        .select_from(table)
+        .where(table.c.job_id == job_id, table.c.state.not_in([state.value for state in FINAL]))
+    )
+    if left:
+        return
+    done = connection.execute(
+        update(schema.job)
+        .where(schema.job.c.id == job_id, schema.job.c.state == JobState.STORED.value)
+        .values(state=JobState.CLOSED.value, finished_at=at.timestamp())
+    )
+    if done.rowcount:
+        note(connection, at, "job_closed", "every object was accepted by every destination", job_id=job_id)
+
+
+def counts(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many deliveries are in each state, by destination."""
+    table = schema.delivery
+    query = select(table.c.destination, table.c.state, func.count()).group_by(table.c.destination, table.c.state)
+    return {(destination, state): number for destination, state, number in connection.execute(query)}
