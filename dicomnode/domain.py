@@ -140,6 +140,7 @@ INDEX_TAGS: Final[Mapping[int, str]] = {
     0x00200037: "ImageOrientationPatient",
     0x00200052: "FrameOfReferenceUID",
     0x00200100: "TemporalPositionIdentifier",
+    0x00201002: "ImagesInAcquisition",
     0x00280008: "NumberOfFrames",
     0x00280010: "Rows",
     0x00280011: "Columns",

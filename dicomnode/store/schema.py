@@ -133,10 +133,24 @@ job = Table(
     Column("fraction", Float, nullable=False, default=0.0),
     Column("error_class", String(64), nullable=False, default=""),
     Column("error", Text, nullable=False, default=""),
+    Column("trace", Text, nullable=False, default=""),
     Column("quality", JSON),
     Column("notes", JSON),
     Index(None, "state", "band"),
     Index(None, "series_uid"),
+)
+
+pipeline = Table(
+    "pipeline",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("class_name", Text, nullable=False),
+    Column("algorithm", String(64), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("weights_digest", String(64), nullable=False),
+    Column("accepts_incomplete", Boolean, nullable=False),
+    Column("error", Text, nullable=False, default=""),
+    Column("at", Float, nullable=False),
 )
 
 output = Table(

@@ -89,7 +89,7 @@ def latest(connection: Connection, limit: int = 50) -> list[Series]:
 def counts(connection: Connection) -> dict[str, int]:
     """How many series are in each state."""
     query = select(schema.series.c.state, func.count()).group_by(schema.series.c.state)
-    return {state: number for state, number in connection.execute(query)}
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def move(connection: Connection, series: Series, to: SeriesState, at: datetime, reason: str, **values: object) -> None:
@@ -127,3 +127,10 @@ def learn_gap(connection: Connection, calling_ae: str, seconds: float) -> None:
 def gaps(connection: Connection, calling_ae: str) -> list[float]:
     """The remembered pauses of a sender [s]."""
     return list(connection.scalars(select(schema.gap.c.seconds).where(schema.gap.c.calling_ae == calling_ae)))
+
+
+def reopened(connection: Connection, calling_ae: str) -> int:
+    """How many series of this sender grew after they had been called complete: its releases prove little."""
+    table = schema.series
+    query = select(func.count()).select_from(table).where(table.c.calling_ae == calling_ae, table.c.revision > 0)
+    return int(connection.scalar(query) or 0)
