@@ -94,8 +94,6 @@ class Runtime:
     threads: int = 1
     #: Call with (phase, fraction 0..1) to show progress; never fails.
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None
-    #: True once the job was cancelled: stop soon if you can; the process is ended anyway.
-    cancelled: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,1 @@
+"""Runs jobs: one dispatcher decides what starts, one warm process per slot computes."""

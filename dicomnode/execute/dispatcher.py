@@ -1,0 +1,327 @@
+"""The leader's loop: claim what goes next, hand it to a free slot, record how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import OperationalError
+
+from dicomnode import faults
+from dicomnode.config import Config
+from dicomnode.domain import JobState
+from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
+from dicomnode.execute import executor
+from dicomnode.execute.executor import Event, Executor, PipelineSpec, Request
+from dicomnode.store import jobs, leader, outputs, pipelines, schema
+from dicomnode.store.db import Database
+from dicomnode.store.jobs import Failure, Job, RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+#: How long a leader that stops answering is still believed; a standby takes over after it [s].
+LEASE: Final = timedelta(seconds=15)
+_RENEW_S: Final = 4.0
+#: Longest wait for an event; other processes' job inserts are seen at this pace at the latest [s].
+_POLL_S: Final = 0.25
+_PROGRESS_S: Final = 1.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Run:
+    job: Job
+    #: None until the worker said "started" [monotonic s].
+    deadline: float | None = None
+    progress_at: float = 0.0
+
+
+class Dispatcher:
+    """Owns the executor and the one thread that uses it.
+
+    Parameters
+    ----------
+    on_stored
+        Called after a job's results and deliveries were committed (wakes the outbox).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        slots: Executor,
+        *,
+        on_stored: Callable[[], None] = lambda: None,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self.config, self.database, self.executor = config, database, slots
+        self.on_stored, self.clock = on_stored, clock
+        self.epoch: int | None = None
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._renewed = 0.0
+        self._runs: dict[str, _Run] = {}
+        self._free: set[str] = set()
+        self._infos: dict[str, pipelines.PipelineInfo] = {}
+        self._policy = RetryPolicy(max_attempts=config.execute.max_attempts, backoff_s=config.execute.backoff_s)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="dispatcher")
+
+    def start(self) -> None:
+        """Begin to lead and to dispatch."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for new jobs now."""
+        self.executor.wake()
+
+    def stop(self) -> None:
+        """Stop dispatching and end the slots; what was running goes back to the queue."""
+        self._stop.set()
+        self.executor.wake()
+        if self._thread.is_alive():
+            self._thread.join(60)
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one slot has become ready since the start."""
+        return bool(self._infos)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.step()
+            except OperationalError as error:
+                logger.error("Database does not answer; trying again", extra={"action": "database_unavailable", "error": str(error.orig)})  # fmt: skip  # noqa: E501
+                self._stop.wait(1.0)
+            except Exception:  # the service loop's boundary: one bad job must not stop the next
+                logger.exception("Dispatcher step failed", extra={"action": "dispatcher_error"})
+                self._stop.wait(1.0)
+        self._shut()
+
+    def step(self) -> None:
+        """One turn: lead, take events, enforce limits, start jobs."""
+        if not self._lead():
+            self._stop.wait(_POLL_S)
+            return
+        for event in self.executor.poll(_POLL_S):
+            self._take(event)
+        self._enforce()
+        self._assign()
+
+    # -- leadership
+
+    def _lead(self) -> bool:
+        now = time.monotonic()
+        if self.epoch is None:
+            with self.database.write() as connection:
+                self.epoch = leader.acquire(connection, self._holder, self.clock(), LEASE)
+                released = [] if self.epoch is None else jobs.release_orphans(connection, self.epoch, self.clock())
+            if self.epoch is not None:
+                self._renewed = now
+                logger.info("Leading", extra={"action": "leading", "epoch": self.epoch, "released_jobs": len(released)})
+        elif now - self._renewed > _RENEW_S:
+            try:
+                with self.database.write() as connection:
+                    leader.renew(connection, self.epoch, self.clock(), LEASE)
+                self._renewed = now
+            except StaleEpoch:
+                logger.error("Another dispatcher leads; dropping every run", extra={"action": "leadership_lost"})
+                for slot in list(self._runs):
+                    self._kill(slot)
+                self.epoch = None
+        return self.epoch is not None
+
+    def _shut(self) -> None:
+        self.executor.close()
+        if self.epoch is None:
+            return
+        with self.database.write() as connection:
+            jobs.release_orphans(connection, self.epoch + 1, self.clock())
+            leader.release(connection, self.epoch)
+
+    # -- events
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, executor.Ready):
+            self._ready(event)
+            return
+        run = self._runs.get(event.slot)
+        if run is None or run.job.id != event.job_id:
+            if isinstance(event, executor.Lost):
+                self._free.discard(event.slot)
+                logger.error("Slot process died while idle", extra={"action": "slot_lost", "slot": event.slot, "reason": event.reason})  # fmt: skip  # noqa: E501
+            return
+        if isinstance(event, executor.Started):
+            run.deadline = time.monotonic() + self.config.pipelines[run.job.pipeline].timeout_s
+        elif isinstance(event, executor.Progress):
+            self._progress(run, event)
+        else:
+            del self._runs[event.slot]
+            if not isinstance(event, executor.Lost):
+                self._free.add(event.slot)
+            self._end(run.job, event)
+
+    def _ready(self, event: executor.Ready) -> None:
+        self._free.add(event.slot)
+        infos = {info.name: info for info in event.pipelines}
+        if infos != self._infos:
+            self._infos = infos
+            with self.database.write() as connection:
+                pipelines.describe(connection, list(event.pipelines), self.clock())
+        logger.info("Slot is ready", extra={"action": "slot_ready", "slot": event.slot})
+
+    def _progress(self, run: _Run, event: executor.Progress) -> None:
+        now = time.monotonic()
+        if now - run.progress_at >= _PROGRESS_S:
+            run.progress_at = now
+            with self.database.write() as connection:
+                jobs.progress(connection, run.job, event.phase, event.fraction)
+
+    def _end(self, job: Job, event: executor.Done | executor.Refused | executor.Failed | executor.Lost) -> None:
+        now, extra = self.clock(), {"job_id": job.id, "series_uid": job.series_uid, "pipeline": job.pipeline}
+        stored = False
+        with self.database.write() as connection:
+            match event:
+                case executor.Done():
+                    stored = jobs.finish(connection, job, event.outputs, now, quality=event.quality, notes=event.notes)
+                    line = ("Job stored", "job_stored", f"{len(event.outputs)} objects")
+                case executor.Refused():
+                    jobs.unsuitable(connection, job, event.reason, now)
+                    line = ("Input is not for this pipeline", "job_unsuitable", event.reason)
+                case executor.Failed():
+                    state = jobs.fail(connection, job, event.failure, self._policy, now)
+                    action = "job_dead" if state is JobState.DEAD else "job_retry"
+                    line = ("Job failed", action, f"{event.failure.error_class}: {event.failure.message}")
+                case executor.Lost():
+                    state = jobs.lose(connection, job, event.reason, now)
+                    action = "job_poison" if state is JobState.DEAD else "job_lost"
+                    line = ("Worker died under a job", action, event.reason)
+        text, action, detail = line
+        logger.info(text, extra={"action": action, "detail": detail, **extra})
+        if stored:
+            faults.reached("after-result-commit")
+            self.on_stored()
+
+    # -- limits
+
+    def _enforce(self) -> None:
+        now = time.monotonic()
+        for slot, run in list(self._runs.items()):
+            if run.deadline is not None and now > run.deadline:
+                self._timeout(slot, run)
+        if not self._runs:
+            return
+        with self.database.read() as connection:
+            cancels = jobs.cancels_asked(connection)
+            mine = select(schema.job.c.id).where(
+                schema.job.c.id.in_([run.job.id for run in self._runs.values()]),
+                schema.job.c.state == JobState.RUNNING.value,
+            )
+            alive = set(connection.scalars(mine))
+        for slot, run in list(self._runs.items()):
+            if run.job.id in cancels or run.job.id not in alive:
+                self._kill(slot)
+                with self.database.write() as connection:
+                    jobs.cancelled(connection, run.job, self.clock())
+                logger.info("Job cancelled", extra={"action": "job_cancelled", "job_id": run.job.id})
+
+    def _timeout(self, slot: str, run: _Run) -> None:
+        limit = self.config.pipelines[run.job.pipeline].timeout_s
+        error = PipelineTimeout(
+            f"ran longer than {limit:g} s and was ended; raise pipelines.{run.job.pipeline}.timeout_s"
+        )
+        self._kill(slot)
+        failure = Failure(error_class="PipelineTimeout", message=str(error), transient=error.transient)
+        self._end(run.job, executor.Failed(slot, run.job.id, failure))
+
+    def _kill(self, slot: str) -> None:
+        self._runs.pop(slot, None)
+        self._free.discard(slot)
+        self.executor.kill(slot)
+
+    # -- starting
+
+    def _assign(self) -> None:
+        while self._free:
+            running = [run.job.pipeline for run in self._runs.values()]
+            full = [name for name, one in self.config.pipelines.items() if running.count(name) >= one.limit]
+            slot = min(self._free)
+            assert self.epoch is not None  # step() returns before this when another node leads
+            with self.database.read() as connection:
+                waiting = connection.scalar(
+                    select(schema.job.c.id).where(schema.job.c.state == JobState.QUEUED.value).limit(1)
+                )
+            if waiting is None:
+                return
+            with self.database.write() as connection:
+                job = jobs.claim(connection, self.clock(), self.epoch, slot, full)
+            if job is None:
+                return
+            faults.reached("after-claim")
+            self._begin(slot, job)
+
+    def _begin(self, slot: str, job: Job) -> None:
+        extra = {"job_id": job.id, "series_uid": job.series_uid, "pipeline": job.pipeline, "slot": slot}
+        try:
+            with self.database.read() as connection:
+                request = self._request(connection, job)
+        except StoreError as error:
+            failure = Failure(error_class=type(error).__name__, message=str(error), transient=error.transient)
+            with self.database.write() as connection:
+                jobs.fail(connection, job, failure, self._policy, self.clock())
+            logger.error("Job cannot start", extra={"action": "job_dead", "detail": str(error), **extra})
+            return
+        self._free.discard(slot)
+        self._runs[slot] = _Run(job)
+        self.executor.start(slot, request)
+        logger.info("Job started", extra={"action": "job_started", "attempt": job.attempt, **extra})
+
+    def _request(self, connection: Connection, job: Job) -> Request:
+        """Put together what the worker needs; raises `StoreError` if the configuration or an input file is gone."""
+        settings = self.config.pipelines.get(job.pipeline)
+        if settings is None:
+            raise StoreError(f"pipeline {job.pipeline!r} is no longer configured; add it and retry job {job.id}")
+        data = self.config.node.data
+        older = jobs.predecessor(connection, job)
+        previous = outputs.of_job(connection, older.id) if older is not None else []
+        return Request(
+            job_id=job.id,
+            key=job.key,
+            run=f"{job.epoch}-{job.attempt}-{job.lost_count}",
+            pipeline=PipelineSpec(
+                name=job.pipeline, class_name=job.class_name, weights=settings.weights, options=job.options
+            ),
+            paths=_input_paths(connection, job, data / "spool"),
+            incomplete=job.incomplete,
+            revision=job.revision,
+            created_at=job.created_at,
+            results=data / "results",
+            series_number=self.config.node.series_number + 100 * list(self.config.pipelines).index(job.pipeline),
+            device_serial=self.config.node.ae_title,
+            default_charset=self.config.node.default_charset,
+            predecessor=previous[0].series_uid if previous else "",
+        )
+
+
+def _input_paths(connection: Connection, job: Job, spool: Path) -> list[Path]:
+    table = schema.instance
+    query = select(table.c.sop_instance_uid, table.c.path).where(table.c.series_uid == job.series_uid)
+    known = {row.sop_instance_uid: spool / row.path for row in connection.execute(query)}
+    gone = [uid for uid in job.inputs if uid not in known]
+    if gone:
+        raise StoreError(
+            f"{len(gone)} inputs of job {job.id} are no longer kept (first: {gone[0]}); send the series again"
+        )
+    return [known[uid] for uid in job.inputs]
