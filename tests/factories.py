@@ -262,6 +262,15 @@ def write_series(folder: Path, datasets: Iterable[Dataset]) -> list[Path]:
     return paths
 
 
+def _default_name(charset: str | None) -> str | bytes:
+    if charset != "\\ISO 2022 IR 58":
+        return NAMES.get(charset, "Doe^Jane")
+    # pydicom 3.0 writes no escape sequences for this set; delimiters reset it, so each component has its own.
+    latin, ideographic = NAMES[charset].split("=")
+    escaped = b"^".join(b"\x1b$)A" + part.encode("gb2312") for part in ideographic.split("^"))
+    return latin.encode() + b"=" + escaped
+
+
 def _ds(number: float) -> str:
     return format_number_as_ds(float(number))
 
@@ -291,7 +300,7 @@ def _common(
     ds.DeviceSerialNumber, ds.SoftwareVersions = "SN-1", "1.2"
     ds.ReferringPhysicianName = None
     ds.StudyDescription, ds.SeriesDescription, ds.ProtocolName = "CT HEAD", "Head 2.5mm", "Head"
-    text = NAMES.get(charset, "Doe^Jane") if name is None else name
+    text = _default_name(charset) if name is None else name
     ds.PatientName = PersonName(text) if isinstance(text, bytes) else text
     ds.PatientID = patient_id
     ds.IssuerOfPatientID = "HOSPITAL"

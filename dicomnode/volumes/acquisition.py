@@ -1,0 +1,94 @@
+"""The acquisition attributes a pipeline may see: an allow-list, because everything else may identify the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+
+from dicomnode.pipeline import Attribute
+from dicomnode.volumes import frames
+
+#: Read from the plane itself or, in multi-frame objects, from its functional groups.
+ALLOWED: Final = (
+    "Modality",
+    "SOPClassUID",
+    "ImageType",
+    "BurnedInAnnotation",
+    "RescaleType",
+    "MultienergyCTAcquisition",
+    "ConvolutionKernel",
+    "KVP",
+    "SliceThickness",
+    "BodyPartExamined",
+    "FilterType",
+    "PhotometricInterpretation",
+    "PatientPosition",
+    "PatientAge",
+    "SeriesDescription",
+    "ProtocolName",
+    "StudyDescription",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "GantryDetectorTilt",
+    "ContrastBolusAgent",
+    "EchoTime",
+    "RepetitionTime",
+    "FlipAngle",
+    "MagneticFieldStrength",
+    "ScanOptions",
+    "LossyImageCompression",
+)
+#: A single plane with one of these values speaks for the series: gates must not miss it.
+_TELLING: Final = {
+    "ImageType": ("LOCALIZER", "DERIVED", "SECONDARY"),
+    "BurnedInAnnotation": ("YES",),
+    "MultienergyCTAcquisition": ("YES",),
+    "LossyImageCompression": ("01",),
+}
+#: Always a tuple, so that a gate can ask for membership.
+_TUPLES: Final = frozenset({"ImageType"})
+
+
+def attributes(planes: Iterable[tuple[Dataset, int]]) -> Mapping[str, Attribute]:
+    """Allow-listed attributes of plane 0; where planes differ in a telling attribute, the plane that tells.
+
+    Parameters
+    ----------
+    planes
+        Header and frame number of each plane, in plane order.
+    """
+    listed = list(planes)
+    found: dict[str, Attribute] = {}
+    for keyword in ALLOWED:
+        values = [_attribute(frames.find(*listed[0], keyword), keyword)]
+        if keyword in _TELLING:
+            values += [_attribute(frames.find(*plane, keyword), keyword) for plane in listed[1:]]
+        telling = [value for value in values if value is not None and _tells(keyword, value)]
+        value = telling[0] if telling else values[0]
+        if value is not None:
+            found[keyword] = value
+    return MappingProxyType(found)
+
+
+def _tells(keyword: str, value: Attribute) -> bool:
+    return bool(set(_TELLING.get(keyword, ())) & set(value if isinstance(value, tuple) else (value,)))
+
+
+def _attribute(value: object, keyword: str) -> Attribute | None:
+    if value is None:
+        return None
+    if isinstance(value, MultiValue | list | tuple):
+        parts = [_scalar(part) for part in value]
+        if all(isinstance(part, float) for part in parts):
+            return tuple(part for part in parts if isinstance(part, float))
+        return tuple(str(part) for part in parts)
+    scalar = _scalar(value)
+    return (str(scalar),) if keyword in _TUPLES else scalar
+
+
+def _scalar(value: object) -> str | float:
+    return float(value) if isinstance(value, int | float) else str(value)
