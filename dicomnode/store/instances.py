@@ -150,31 +150,16 @@ def paths(connection: Connection) -> set[str]:
     return set(connection.scalars(select(schema.instance.c.path)))
 
 
-def associations_of(connection: Connection, series_uid: str) -> tuple[set[str], bool]:
-    """How the associations that carried a series ended, and whether any association of its sender is still open.
+def connected_senders(connection: Connection) -> set[str]:
+    """Calling AE titles that have an association open now, whatever it carries."""
+    table = schema.association
+    return set(connection.scalars(select(table.c.calling_ae).where(table.c.closed_at.is_(None)).distinct()))
 
-    Returns
-    -------
-    ends
-        Values of `AssociationEnd`; ``open`` while one is not closed; ``unknown`` for files found at start-up.
-    open
-        Any association of the same calling AE title is open, whatever it carries.
-    """
-    carried = select(schema.instance.c.association_id).where(schema.instance.c.series_uid == series_uid).distinct()
-    identifiers = set(connection.scalars(carried))
-    rows = connection.execute(
-        select(schema.association.c.id, schema.association.c.ended).where(schema.association.c.id.in_(identifiers))
-    ).all()
-    ends = {row.ended or "open" for row in rows}
-    if len(rows) < len(identifiers):
-        ends.add("unknown")
-    sender = select(schema.series.c.calling_ae).where(schema.series.c.series_uid == series_uid).scalar_subquery()
-    still_open = connection.scalar(
-        select(func.count())
-        .select_from(schema.association)
-        .where(schema.association.c.calling_ae == sender, schema.association.c.closed_at.is_(None))
-    )
-    return ends, bool(still_open)
+
+def association_end(connection: Connection, association_id: int) -> str | None:
+    """How one association ended (a value of `AssociationEnd`); None while it is open or if it is not known."""
+    table = schema.association
+    return connection.scalar(select(table.c.ended).where(table.c.id == association_id))
 
 
 def patients_of_study(connection: Connection, study_uid: str) -> int:

@@ -1,0 +1,1 @@
+"""Decides when a series is complete, and which pipelines it goes to."""

@@ -1,0 +1,252 @@
+"""The service: looks at open series, decides, and makes one job per matching rule in the same transaction."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from dicomnode.assemble import route
+from dicomnode.assemble.completeness import Decision, Signals, Wait, decide, quiet_period
+from dicomnode.config import Config, Query
+from dicomnode.domain import AssociationEnd, Instance, SeriesState
+from dicomnode.errors import IllegalMove
+from dicomnode.rules import is_regular_stack
+from dicomnode.store import instances, series
+from dicomnode.store.db import Database
+from dicomnode.store.series import Series
+
+logger = logging.getLogger(__name__)
+
+#: Pace of the sweep when nothing wakes it [s].
+_SWEEP_S: Final = 0.5
+#: A source is not asked again for the same series before this [s].
+_COUNT_AGAIN_S: Final = 2.0
+#: Never ask while instances still pour in.
+_COUNT_AFTER_QUIET_S: Final = 0.2
+
+#: (where to ask, StudyInstanceUID, SeriesInstanceUID) -> number of instances, None if there is no answer.
+Count = Callable[[Query, str, str], int | None]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Assembler:
+    """One thread that sweeps the open series; woken by the receiver, timed by nothing but the table.
+
+    Parameters
+    ----------
+    count
+        Asks an archive how many instances a series has.
+    on_queued
+        Called after jobs were queued (wakes the dispatcher).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        *,
+        count: Count,
+        on_queued: Callable[[], None] = lambda: None,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self.config, self.database, self.clock, self.on_queued = config, database, clock, on_queued
+        self._count = count
+        self._router = route.Router(config, database, clock)
+        self._asked: dict[str, tuple[datetime, int, Future[int | None]]] = {}
+        self._geometry: dict[str, tuple[int, bool, str, bool]] = {}
+        # What was waited for at the last look, so that thousands of waiting series cost nothing.
+        self._waits: dict[str, tuple[int, bool, datetime]] = {}
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="count")
+        self._thread = threading.Thread(target=self._loop, name="assembler")
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Sweep now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread after the sweep it is in."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(60)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.sweep()
+            except OperationalError as error:
+                logger.error("Database does not answer; trying again", extra={"action": "database_unavailable", "error": str(error.orig)})  # fmt: skip  # noqa: E501
+                self._stop.wait(1.0)
+            except Exception:  # the service loop's boundary: one bad series must not stop the next
+                logger.exception("Assembly sweep failed", extra={"action": "assembler_error"})
+                self._stop.wait(1.0)
+            self._wake.wait(_SWEEP_S)
+            self._wake.clear()
+
+    def sweep(self) -> int:
+        """Look at every open series once. Return how many were decided."""
+        with self.database.read() as connection:
+            open_series = series.in_states(connection, SeriesState.RECEIVING, SeriesState.ASSEMBLING)
+            connected = instances.connected_senders(connection)
+            waiting = series.in_states(connection, SeriesState.COMPLETE)
+        decided = 0
+        for one in open_series:
+            waits = self._waits.get(one.series_uid)
+            here = one.calling_ae in connected
+            if waits is not None and waits[:2] == (one.instances, here) and self.clock() < waits[2]:
+                continue
+            try:
+                decided += self._look(one, connected=here)
+            except IllegalMove:
+                continue  # an instance arrived between the look and the decision: the next sweep sees it
+            except OperationalError:
+                raise
+            except Exception:  # one series must not stop the next
+                logger.exception("Series cannot be assembled", extra={"action": "assembler_error", "series_uid": one.series_uid})  # fmt: skip  # noqa: E501
+        queued = sum(self._route(one) for one in waiting)
+        if decided:
+            with self.database.read() as connection:
+                waiting = series.in_states(connection, SeriesState.COMPLETE)
+            queued += sum(self._route(one) for one in waiting)
+        if queued:
+            self.on_queued()
+        return decided
+
+    def _route(self, one: Series) -> int:
+        try:
+            return self._router.route(one)
+        except IllegalMove:
+            return 0
+        except OperationalError:
+            raise
+        except Exception as error:  # a series that cannot be routed is rejected, visibly
+            logger.exception("Series cannot be routed", extra={"action": "series_rejected", "series_uid": one.series_uid})  # fmt: skip  # noqa: E501
+            with self.database.write() as connection:
+                reason = f"cannot be routed: {type(error).__name__}: {error}"
+                series.move(connection, one, SeriesState.REJECTED, self.clock(), reason)
+            return 0
+
+    # -- one series
+
+    def _look(self, one: Series, *, connected: bool) -> bool:
+        with self.database.read() as connection:
+            held = instances.of_series(connection, one.series_uid)
+            signals = self._signals(connection, one, held, connected=connected)
+            gaps = series.gaps(connection, one.calling_ae)
+        source = self.config.source(one.calling_ae)
+        quiet_s, origin = quiet_period(self.config.assemble, source.quiet_s if source else None, gaps)
+        verdict = decide(signals, self.config.assemble, quiet_s, origin)
+        if isinstance(verdict, Wait):
+            pause = min(verdict.look_again_s, _COUNT_AGAIN_S if source and source.query else verdict.look_again_s)
+            self._waits[one.series_uid] = (one.instances, connected, self.clock() + timedelta(seconds=pause))
+        if isinstance(verdict, Wait) and (connected or one.state is SeriesState.ASSEMBLING):
+            return False
+        with self.database.write() as connection:
+            if one.state is SeriesState.RECEIVING:
+                series.move(connection, one, SeriesState.ASSEMBLING, self.clock(), "its sender is done for now")
+                one = replace(one, state=SeriesState.ASSEMBLING)
+            if isinstance(verdict, Decision):
+                self._complete(connection, one, held, verdict, signals.expected)
+        return isinstance(verdict, Decision)
+
+    def _complete(
+        self, connection: Connection, one: Series, held: list[Instance], decision: Decision, expected: int | None
+    ) -> None:
+        now = self.clock()
+        series.move(
+            connection, one, SeriesState.COMPLETE, now, decision.reason, completion=decision.completion.value,
+            incomplete=decision.incomplete, expected=expected, decided_at=now.timestamp(),
+        )  # fmt: skip
+        times = [item.received_at.timestamp() for item in held]
+        if len(times) > 1:
+            pause = max(later - earlier for earlier, later in pairwise(times))
+            series.learn_gap(connection, one.calling_ae, pause)
+        for cache in (self._asked, self._geometry, self._waits):
+            cache.pop(one.series_uid, None)
+        logger.info(
+            "Series complete",
+            extra={
+                "action": "series_complete", "series_uid": one.series_uid, "by": decision.completion.value,
+                "reason": decision.reason, "instances": len(held), "revision": one.revision,
+                "incomplete": decision.incomplete,
+            },
+        )  # fmt: skip
+
+    def _signals(self, connection: Connection, one: Series, held: list[Instance], *, connected: bool) -> Signals:
+        now = self.clock()
+        last_end = instances.association_end(connection, held[-1].association_id) if held else None
+        quiet_for = (now - one.last_at).total_seconds()
+        regular, geometry, holes = self._regular(one, held)
+        announced = max((_number(item.header.get("ImagesInAcquisition", "")) for item in held), default=0)
+        return Signals(
+            instances=len(held),
+            quiet_for_s=quiet_for,
+            open_for_s=(now - one.first_at).total_seconds(),
+            expected=self._expected(one, quiet_for, connected=connected),
+            announced=announced or None,
+            last_end=AssociationEnd(last_end) if last_end else None,
+            associations=len({item.association_id for item in held}),
+            sender_connected=connected,
+            regular=regular,
+            geometry=geometry,
+            holes=holes,
+            sender_reopened=series.reopened(connection, one.calling_ae),
+        )
+
+    def _regular(self, one: Series, held: list[Instance]) -> tuple[bool, str, bool]:
+        """Whether the positions are a gap-free stack; computed again only when the count changed."""
+        known = self._geometry.get(one.series_uid)
+        if known is None or known[0] != len(held):
+            headers: list[Mapping[str, str]] = [item.header for item in held]
+            stack = is_regular_stack(headers)
+            known = (len(held), stack.regular, stack.reason, stack.holes)
+            self._geometry[one.series_uid] = known
+        return known[1:]
+
+    def _expected(self, one: Series, quiet_for_s: float, *, connected: bool) -> int | None:
+        """What the archive counts, asked off this thread; None until it answers."""
+        source = self.config.source(one.calling_ae)
+        if source is None or source.query is None:
+            return None
+        asked = self._asked.get(one.series_uid)
+        if asked is not None and not asked[2].done():
+            return None
+        answer = asked[2].result() if asked is not None else None
+        if answer is not None and answer <= one.instances:
+            return answer
+        stale = asked is None or asked[1] != one.instances
+        rested = asked is None or (self.clock() - asked[0]).total_seconds() >= _COUNT_AGAIN_S
+        if (stale or rested) and (quiet_for_s >= _COUNT_AFTER_QUIET_S or not connected):
+            future = self._pool.submit(self._count, source.query, one.study_uid, one.series_uid)
+            future.add_done_callback(lambda _: self._answered(one.series_uid))
+            self._asked[one.series_uid] = (self.clock(), one.instances, future)
+        return answer
+
+    def _answered(self, series_uid: str) -> None:
+        self._waits.pop(series_uid, None)
+        self._wake.set()
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0

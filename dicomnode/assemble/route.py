@@ -1,0 +1,168 @@
+"""From a complete series to jobs: every matching rule makes one, and every verdict is kept with its reasons."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom import Dataset, dcmread
+from sqlalchemy import Connection
+
+from dicomnode import dicom, faults
+from dicomnode.config import Config, Rule
+from dicomnode.domain import Instance, SeriesState
+from dicomnode.errors import SeriesError
+from dicomnode.rules import Verdict, evaluate, series_facts
+from dicomnode.store import instances, jobs, outputs, pipelines, series
+from dicomnode.store.db import Database
+from dicomnode.store.jobs import NewJob
+from dicomnode.store.pipelines import PipelineInfo
+from dicomnode.store.series import Series
+
+logger = logging.getLogger(__name__)
+
+#: Rule evaluation reads no element longer than this [bytes]; pixel data is never read.
+_DEFER: Final = 65536
+
+
+class Router:
+    """Evaluates the rules and writes the jobs."""
+
+    def __init__(self, config: Config, database: Database, clock: Callable[[], datetime]) -> None:
+        self.config, self.database, self.clock = config, database, clock
+
+    def route(self, one: Series) -> int:
+        """complete -> routed, unrouted or rejected. Return how many jobs were queued.
+
+        Waits (returns 0) while no slot has said which pipelines it loaded, because their versions are part of a job.
+        """
+        with self.database.read() as connection:
+            held = instances.of_series(connection, one.series_uid)
+            own = outputs.is_own_result(connection, one.series_uid)
+            patients = instances.patients_of_study(connection, one.study_uid)
+            loaded = pipelines.described(connection)
+        if self.config.pipelines and not set(self.config.pipelines) <= set(loaded):
+            return 0
+        facts, verdicts = self._explain(one, held)
+        now = self.clock()
+        reject = _conflict(one, held, patients)
+        with self.database.write() as connection:
+            kept = {"facts": facts, "verdicts": [asdict(verdict) for verdict in verdicts]}
+            jobs.supersede(connection, one.series_uid, one.revision, now)
+            if reject:
+                series.move(connection, one, SeriesState.REJECTED, now, reject, **kept)
+                queued: list[int] = []
+            elif own or facts.get("series.own_result") == "yes":
+                series.move(connection, one, SeriesState.UNROUTED, now, "own result (loop guard)", **kept)
+                queued = []
+            else:
+                queued = self._enqueue(connection, one, held, verdicts, loaded, kept, now)
+            faults.reached("before-route-commit")
+        _report(one, queued, verdicts, reject)
+        return len(queued)
+
+    def _explain(self, one: Series, held: Sequence[Instance]) -> tuple[dict[str, Any], list[Verdict]]:
+        headers = [item.header for item in held]
+        representative = read_header(self.config.node.data / "spool" / _first(held).path)
+        facts = dict(series_facts(headers, representative))
+        facts["series.incomplete"] = "yes" if one.incomplete else "no"
+        facts["series.source"] = one.calling_ae
+        return facts, list(evaluate(self.config.rules, representative, facts))
+
+    def _enqueue(
+        self, connection: Connection, one: Series, held: Sequence[Instance], verdicts: Sequence[Verdict],
+        loaded: dict[str, PipelineInfo], kept: dict[str, Any], now: datetime,
+    ) -> list[int]:  # fmt: skip
+        matched = [rule for rule in self.config.rules if any(v.matched and v.rule == rule.name for v in verdicts)]
+        if not matched:
+            series.move(connection, one, SeriesState.UNROUTED, now, "no rule wants it", **kept)
+            return []
+        queued = []
+        for rules in _together(matched, self.config):
+            job = self._job(one, held, rules, loaded[rules[0].pipeline])
+            job_id = jobs.enqueue(connection, job, now)
+            if job_id is not None:
+                queued.append(job_id)
+        names = ", ".join(rule.name for rule in matched)
+        series.move(connection, one, SeriesState.ROUTED, now, f"wanted by: {names}", **kept)
+        return queued
+
+    def _job(self, one: Series, held: Sequence[Instance], rules: Sequence[Rule], info: PipelineInfo) -> NewJob:
+        first, settings = rules[0], self.config.pipelines[rules[0].pipeline]
+        config_digest = self.config.job_digest(first)
+        inputs = sorted(item.sop_instance_uid for item in held)
+        algorithm = info.algorithm or info.class_name
+        completion = one.completion.value if one.completion else ""
+        return NewJob(
+            key=dicom.digest(one.series_uid, *inputs, algorithm, info.version, info.weights_digest, config_digest),
+            series_uid=one.series_uid,
+            study_uid=one.study_uid,
+            revision=one.revision,
+            rule=" + ".join(rule.name for rule in rules)[:64],
+            pipeline=first.pipeline,
+            version=info.version,
+            weights_digest=info.weights_digest,
+            config_digest=config_digest,
+            class_name=settings.class_,
+            options={**settings.options, **first.options},
+            send_to=sorted({name for rule in rules for name in rule.send_to}),
+            inputs=inputs,
+            incomplete=one.incomplete,
+            completion=f"{completion}: {one.reason}",
+            band=max(rule.band for rule in rules),
+        )
+
+
+def _together(matched: Sequence[Rule], config: Config) -> list[list[Rule]]:
+    """Rules that ask for the same computation share one job, with every destination of theirs: nothing twice."""
+    groups: dict[tuple[str, str], list[Rule]] = {}
+    for rule in sorted(matched, key=lambda rule: rule.name):
+        groups.setdefault((rule.pipeline, config.job_digest(rule)), []).append(rule)
+    return list(groups.values())
+
+
+def _conflict(one: Series, held: Sequence[Instance], patients: int) -> str:
+    """Reason to stop, or empty: one study with two patients is an identity conflict (never guess)."""
+    if patients > 1:
+        return (
+            f"study {one.study_uid} carries {patients} different patient identities: nothing of it is processed; "
+            "correct the identity at the source and send again"
+        )
+    studies = {item.study_uid for item in held}
+    if len(studies) > 1:
+        return f"series {one.series_uid} carries {len(studies)} Study Instance UIDs; correct it at the source"
+    return ""
+
+
+def _first(held: Sequence[Instance]) -> Instance:
+    """Return the representative instance: the lowest InstanceNumber, then UID, whatever the order of arrival."""
+
+    def order(item: Instance) -> tuple[float, str]:
+        try:
+            return float(item.header.get("InstanceNumber", "inf")), item.sop_instance_uid
+        except ValueError:
+            return float("inf"), item.sop_instance_uid
+
+    return min(held, key=order)
+
+
+def read_header(path: Path) -> Dataset:
+    """Read a stored object's attributes without its pixels; raises `SeriesError` naming the file."""
+    try:
+        return dcmread(path, stop_before_pixels=True, defer_size=_DEFER)
+    except Exception as error:  # pydicom raises many kinds; the series is rejected with the reason
+        raise SeriesError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
+
+
+def _report(one: Series, queued: Sequence[int], verdicts: Sequence[Verdict], reject: str) -> None:
+    extra = {"series_uid": one.series_uid, "jobs": list(queued), "matched": [v.rule for v in verdicts if v.matched]}
+    if reject:
+        logger.error("Series rejected", extra={"action": "series_rejected", "reason": reject, **extra})
+    elif not queued:
+        logger.info("Series makes no job", extra={"action": "series_unrouted", **extra})
+    else:
+        logger.info("Series routed", extra={"action": "series_routed", **extra})

@@ -1,0 +1,135 @@
+"""The clock: APScheduler in memory, idempotent sweeps only. A missed tick is only late, never lost."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import select
+
+from dicomnode.config import Config, Destination
+from dicomnode.domain import JobState, SeriesState
+from dicomnode.store import deliveries, instances, schema
+from dicomnode.store.db import Database
+
+logger = logging.getLogger(__name__)
+
+#: A series in one of these needs its files no more, once no job does.
+_DECIDED = (SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED)
+_ENDED = (JobState.CLOSED, JobState.CANCELLED, JobState.SUPERSEDED, JobState.UNSUITABLE)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Housekeeper:
+    """Retention, disk watermark and C-ECHO of the destinations.
+
+    Parameters
+    ----------
+    echo
+        Verifies one destination; returns an empty string or what is wrong.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        *,
+        echo: Callable[[Destination], str],
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self.config, self.database, self.echo, self.clock = config, database, echo, clock
+        self._reachable: dict[str, bool] = {}
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+
+    def start(self) -> None:
+        """Begin to tick."""
+        add = self._scheduler.add_job
+        add(self.retain, "interval", hours=1, next_run_time=self.clock() + timedelta(minutes=1))
+        add(self.watch_disk, "interval", minutes=1)
+        add(self.verify_destinations, "interval", minutes=2, next_run_time=self.clock() + timedelta(seconds=2))
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Stop ticking; a sweep under way ends first."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
+
+    def verify_destinations(self) -> None:
+        """C-ECHO every destination and log when one goes or comes back."""
+        for name, destination in self.config.destinations.items():
+            wrong = self.echo(destination)
+            if self._reachable.get(name) == (not wrong):
+                continue
+            self._reachable[name] = not wrong
+            if wrong:
+                logger.warning("Destination does not answer", extra={"action": "destination_down", "destination": name, "reason": wrong})  # fmt: skip  # noqa: E501
+            else:
+                logger.info("Destination answers", extra={"action": "destination_up", "destination": name})
+
+    def watch_disk(self) -> None:
+        """Warn before the receiver has to refuse."""
+        free_mb = shutil.disk_usage(self.config.node.data).free / 1e6
+        if free_mb < 2 * self.config.receive.accept_above_mb:
+            logger.warning("Disk fills up", extra={"action": "disk_low", "free_mb": round(free_mb)})
+
+    def retain(self) -> None:
+        """Delete files past their retention time. Undelivered, running and dead work keeps its files."""
+        now = self.clock()
+        images = self._images(now - timedelta(days=self.config.retention.images_days))
+        results = self._results(now - timedelta(days=self.config.retention.results_days))
+        kept = self._quarantine(now - timedelta(days=self.config.retention.quarantine_days))
+        if images or results or kept:
+            extra = {"action": "retention", "images": images, "results": results, "quarantined": kept}
+            logger.info("Old files deleted", extra=extra)
+
+    def _images(self, before: datetime) -> int:
+        table, job = schema.series, schema.job
+        busy = select(job.c.series_uid).where(job.c.state.not_in([state.value for state in _ENDED]))
+        old = select(table.c.series_uid).where(
+            table.c.state.in_([state.value for state in _DECIDED]),
+            table.c.last_at < before.timestamp(),
+            table.c.series_uid.not_in(busy),
+        )
+        with self.database.read() as connection:
+            uids = list(connection.scalars(old))
+            held = [item for uid in uids for item in instances.of_series(connection, uid)]
+        for item in held:
+            (self.config.node.data / "spool" / item.path).unlink(missing_ok=True)
+        if held:  # files first: a crash in between leaves rows without files, which the next sweep removes
+            with self.database.write() as connection:
+                instances.forget(connection, [item.sop_instance_uid for item in held])
+        return len(held)
+
+    def _results(self, before: datetime) -> int:
+        job, delivery = schema.job, schema.delivery
+        unsent = select(delivery.c.job_id).where(delivery.c.state.not_in([state.value for state in deliveries.FINAL]))
+        old = select(job.c.id).where(
+            job.c.state.in_([state.value for state in _ENDED]),
+            job.c.finished_at < before.timestamp(),
+            job.c.id.not_in(unsent),
+        )
+        folder = self.config.node.data / "results"
+        with self.database.read() as connection:
+            found = [folder / str(job_id) for job_id in connection.scalars(old) if (folder / str(job_id)).is_dir()]
+        for one in found:
+            shutil.rmtree(one, ignore_errors=True)
+        return len(found)
+
+    def _quarantine(self, before: datetime) -> int:
+        table = schema.quarantine
+        with self.database.write() as connection:
+            names = list(connection.scalars(select(table.c.name).where(table.c.at < before.timestamp())))
+            connection.execute(table.delete().where(table.c.name.in_(names)))
+        folder = self.config.node.data / "quarantine"
+        for name in names:
+            for path in folder.glob(f"{name}*"):
+                path.unlink(missing_ok=True)
+        return len(names)
