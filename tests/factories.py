@@ -440,6 +440,8 @@ def _ordered(datasets: list[Dataset], order: Order, seed: int) -> list[Dataset]:
 
 #: Attributes that leave the top level of a single-frame object when it becomes a frame.
 _PER_FRAME = (
+    "AcquisitionDate",
+    "AcquisitionTime",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -487,6 +489,7 @@ def _enhanced(frames: list[Dataset], sop_class: str, modality: str, transfer_syn
     ds.ContentQualification, ds.BurnedInAnnotation, ds.LossyImageCompression = "PRODUCT", "NO", "00"
     ds.PresentationLUTShape = "IDENTITY"
     ds.PositionReferenceIndicator = None
+    ds.AcquisitionContextSequence = []
     organization = Dataset()
     organization.DimensionOrganizationUID = uid(first.SeriesInstanceUID, "dimensions")
     ds.DimensionOrganizationSequence = [organization]
@@ -544,7 +547,7 @@ def _shared_groups(first: Dataset, modality: str) -> Dataset:
 
 def _ct_groups(group: Dataset, first: Dataset) -> None:
     group.CTAcquisitionTypeSequence = [
-        _item(AcquisitionType="SEQUENCED", TubeAngle=0.0, ConstantVolumeFlag="NO", FluoroscopyFlag="NO")
+        _item(AcquisitionType="SEQUENCED", ConstantVolumeFlag="NO", FluoroscopyFlag="NO")
     ]
     group.CTAcquisitionDetailsSequence = [
         _item(
@@ -557,6 +560,15 @@ def _ct_groups(group: Dataset, first: Dataset) -> None:
             DataCollectionDiameter="500",
         )
     ]
+    group.CTTableDynamicsSequence = [_item(TableSpeed=0.0, TableFeedPerRotation=0.0, SpiralPitchFactor=1.0)]
+    group.CTPositionSequence = [
+        _item(
+            TablePosition=0.0,
+            ReconstructionTargetCenterPatient=[0.0, 0.0, 0.0],
+            DataCollectionCenterPatient=[0.0, 0.0, 0.0],
+        )
+    ]
+    group.IrradiationEventIdentificationSequence = [_item(IrradiationEventUID=uid("irradiation"))]
     group.CTGeometrySequence = [_item(DistanceSourceToDetector="950", DistanceSourceToDataCollectionCenter=540.0)]
     group.CTReconstructionSequence = [
         _item(

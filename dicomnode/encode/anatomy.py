@@ -1,0 +1,69 @@
+"""BodyPartExamined or Laterality of a derived image, where the scanner left both out: one of them must be there."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pydicom import Dataset
+
+#: Word in a description -> defined term of a body part that is not paired (PS3.16 Annex L); the first match counts.
+_WORDS: Final = (
+    (r"brain|cerebr|hirn|cerveau", "BRAIN"),
+    (r"head|skull|kopf|schaedel|crane|cranial|neuro", "HEAD"),
+    (r"heart|cardiac|cardio|coronar|herz|sax\b|short.?axis", "HEART"),
+    (r"chest|thorax|lung|pulmo", "CHEST"),
+    (r"abdom|liver|leber", "ABDOMEN"),
+    (r"pelvi|becken", "PELVIS"),
+    (r"c.?spine|cervical spine|hws", "CSPINE"),
+    (r"t.?spine|thoracic spine|bws", "TSPINE"),
+    (r"l.?spine|lumbar|lws", "LSPINE"),
+    (r"spine|wirbel", "SPINE"),
+    (r"neck|hals", "NECK"),
+    (r"prostat", "PROSTATE"),
+)
+_DESCRIPTIONS: Final = ("SeriesDescription", "ProtocolName", "StudyDescription", "RequestedProcedureDescription")
+#: Body parts of which there are two: these need Laterality.
+_PAIRED: Final = frozenset(
+    {
+        "ANKLE",
+        "ARM",
+        "BREAST",
+        "CLAVICLE",
+        "ELBOW",
+        "EYE",
+        "FEMUR",
+        "FOOT",
+        "HAND",
+        "HIP",
+        "HUMERUS",
+        "KIDNEY",
+        "KNEE",
+        "LEG",
+        "SHOULDER",
+        "WRIST",
+    }
+)
+
+
+def locate(ds: Dataset) -> str:
+    """Give ``ds``, a single-frame image, the BodyPartExamined its descriptions name, else an empty Laterality.
+
+    Laterality is of type 2C: empty says "not known", which is true; any body part would be a guess.
+
+    Returns
+    -------
+    str
+        Keyword of what was added, or "".
+    """
+    part = ds.get("BodyPartExamined")
+    if ds.get("Laterality") or ds.get("ImageLaterality") or (part and part not in _PAIRED):
+        return ""
+    for keyword in () if part else _DESCRIPTIONS:
+        text = str(ds.get(keyword) or "").lower()
+        for pattern, term in _WORDS:
+            if re.search(rf"\b(?:{pattern})", text):
+                ds.BodyPartExamined = term
+                return "BodyPartExamined"
+    ds.Laterality = None
+    return "Laterality"
