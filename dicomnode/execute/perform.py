@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from dicomnode import faults, volumes
+from dicomnode import faults
 from dicomnode.domain import Output
-from dicomnode.encode import EncodeContext, encode_images
+from dicomnode.encode.identity import EncodeContext
+from dicomnode.encode.image import encode_images
 from dicomnode.errors import ResultInvalid, SeriesError, UndecodablePixels, Unsuitable
 from dicomnode.execute.executor import Request
 from dicomnode.pipeline import ImageSeries, Pipeline, Result
 from dicomnode.store.results import ResultFolder
+from dicomnode.volumes import series as volumes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,9 @@ def perform(
         predecessor=request.predecessor,
     )
     with ResultFolder(request.results, request.job_id, request.run) as folder:
-        for encoded in encode_images(source, result, context):
-            folder.add(encoded.dataset, role=encoded.role, index=encoded.index)
+        for image in result.images:
+            for index, dataset in enumerate(encode_images(source, Result(images=(image,)), context)):
+                folder.add(dataset, role=image.role, index=index)
         faults.reached("after-encode")
         outputs = folder.commit()
     written = clock()

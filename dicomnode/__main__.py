@@ -1,0 +1,8 @@
+"""``python -m dicomnode``."""
+
+import sys
+
+from dicomnode.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Words typed by a person: parse, call, print. No logic of the node lives here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dicomnode import __version__
+from dicomnode.cli import check, demo, jobs, peers, quarantine, route, run, series, serve
+from dicomnode.errors import NodeError
+
+__all__ = ["main", "parser"]
+
+_EXIT_CODES = """
+exit codes:
+  0  done
+  1  done, and the answer is no (a check failed, an object was not accepted, nothing matched)
+  2  the command line or the configuration is wrong
+  3  the node or a peer failed
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the whole command line."""
+    root = argparse.ArgumentParser(
+        prog="dicomnode",
+        description="A DICOM node between scanners and PACS: series in, AI results out. For research use.",
+        epilog="Configuration: --config FILE, else $DICOMNODE_CONFIG, else ./node.yaml, else /etc/dicomnode/node.yaml."
+        + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"dicomnode {__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (serve, check, route, run, series, jobs, quarantine, peers, demo):
+        module.add(commands)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the ``dicomnode`` command."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.action(arguments)
+    except NodeError as error:
+        sys.stderr.write(f"dicomnode: {error}\n")
+        return 2 if type(error).__name__ == "ConfigError" else 3
+    except KeyboardInterrupt:
+        return 130
+    return code

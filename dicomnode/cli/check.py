@@ -1,0 +1,76 @@
+"""``dicomnode check``: whether a configuration is going to work."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from dicomnode.cli.common import Commands, add_config, command, err, find_config, open_store, out, table
+from dicomnode.config import Config, load
+from dicomnode.dispatch import echo
+from dicomnode.errors import NodeError
+from dicomnode.execute import loader
+from dicomnode.rules import check_rules
+from dicomnode.store.db import migrate
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    sub = command(
+        commands, "check", "check the configuration, load every pipeline, and print options with their defaults",
+        """
+        dicomnode check --config node.yaml
+        dicomnode check --echo            # also C-ECHO every destination
+        dicomnode check --migrate         # also bring a PostgreSQL schema up to date
+        """, _check,
+    )  # fmt: skip
+    add_config(sub)
+    sub.add_argument("--echo", action="store_true", help="C-ECHO every destination")
+    sub.add_argument("--migrate", action="store_true", help="bring the database schema up to date")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    path = find_config(arguments.config)
+    config = load(path)
+    check_rules(config.rules)
+    out.print(f"{path}: {len(config.rules)} rules, {len(config.pipelines)} pipelines, "
+              f"{len(config.sources)} sources, {len(config.destinations)} destinations")  # fmt: skip
+    wrong = _pipelines(config)
+    if arguments.migrate:
+        migrate(open_store(config))
+        out.print("database schema is up to date")
+    if arguments.echo:
+        wrong += _echo(config)
+    return 1 if wrong else 0
+
+
+def _pipelines(config: Config) -> int:
+    wrong = 0
+    for name, settings in config.pipelines.items():
+        try:
+            cls = loader.load_class(settings.class_)
+            digest = loader.check_weights(loader.weights_folder(cls, settings.weights))
+            used = [rule for rule in config.rules if rule.pipeline == name]
+            for options in [settings.options, *({**settings.options, **rule.options} for rule in used)]:
+                loader.make_options(cls, options)
+        except NodeError as error:
+            err.print(f"[red]pipeline {name}[/]: {error}", markup=True)
+            wrong += 1
+            continue
+        out.print(f"\npipeline {name}: {cls.algorithm.name} {cls.algorithm.version}, weights {digest[:12] or 'none'}, "
+                  f"used by {len(used)} rules")  # fmt: skip
+        rows = table("option", "type", "default", "set to")
+        for field in dataclasses.fields(cls.Options):
+            default = field.default if field.default is not dataclasses.MISSING else ""
+            rows.add_row(field.name, str(field.type), str(default), str(settings.options.get(field.name, "")))
+        out.print(rows)
+    return wrong
+
+
+def _echo(config: Config) -> int:
+    wrong = 0
+    for name, destination in config.destinations.items():
+        problem = echo(destination, config.node.ae_title)
+        wrong += bool(problem)
+        (err if problem else out).print(f"destination {name}: {problem or 'answers C-ECHO'}")
+    return wrong

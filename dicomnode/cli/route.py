@@ -1,0 +1,105 @@
+"""``dicomnode route --explain``: the rule lab on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicomnode.cli.common import Commands, add_config, command, dicom_files, err, load_config, open_store, out
+from dicomnode.config import Config
+from dicomnode.domain import INDEX_TAGS
+from dicomnode.errors import StoreError
+from dicomnode.rules import check_rules, evaluate, is_regular_stack, series_facts
+from dicomnode.store import instances, series
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    sub = command(
+        commands, "route", "print, for each rule, each condition, the value seen, and why yes or no",
+        """
+        dicomnode route --explain /data/exam              # every series in a folder
+        dicomnode route --explain 1.2.840.113619.2.55.1   # a series the node has received
+        dicomnode route /data/exam                        # just the names of the rules that match
+        """, _route,
+    )  # fmt: skip
+    sub.add_argument("what", metavar="FOLDER|SeriesInstanceUID")
+    sub.add_argument("--explain", action="store_true", help="print every condition, not only the outcome")
+    add_config(sub)
+
+
+def _route(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments)
+    check_rules(config.rules)
+    place = Path(arguments.what)
+    found = _from_folder(place) if place.exists() else _from_store(config, arguments.what)
+    matched = 0
+    for series_uid, (headers, representative) in sorted(found.items()):
+        facts = series_facts(headers, representative)
+        stack = is_regular_stack(headers)
+        verdicts = [asdict(verdict) for verdict in evaluate(config.rules, representative, facts)]
+        wanted = [verdict["rule"] for verdict in verdicts if verdict["matched"]]
+        matched += len(wanted)
+        out.print(
+            f"series {series_uid}: {len(headers)} instances; wanted by: {', '.join(wanted) or 'no rule'}", markup=False
+        )
+        if arguments.explain:
+            out.print(f"  geometry: {stack.reason}", markup=False)
+            out.print("  facts: " + ", ".join(f"{name}={value}" for name, value in facts.items()), markup=False)
+            print_verdicts(verdicts)
+    if not found:
+        err.print(f"no DICOM series in {arguments.what}")
+    return 0 if matched else 1
+
+
+def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """Print each rule's verdict with each condition, the value seen, and why."""
+    for verdict in verdicts:
+        out.print(f"  rule {verdict['rule']}: {'MATCHES' if verdict['matched'] else 'does not match'}", markup=False)
+        for one in verdict["conditions"]:
+            mark = "yes" if one["ok"] else "no "
+            out.print(
+                f"    {mark}  {one['keyword']}: wants {one['wanted']}, saw {one['seen']} - {one['why']}", markup=False
+            )
+
+
+def _header(dataset: Dataset) -> dict[str, str]:
+    """Return what the receiver would have indexed of this header."""
+    header = {}
+    for tag, keyword in INDEX_TAGS.items():
+        element = dataset.get(tag)
+        if element is not None and element.value not in (None, "") and not keyword.startswith(("Patient", "Issuer")):
+            value = element.value
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            header[keyword] = "\\".join(map(str, value)) if several else str(value)
+    return header
+
+
+def _from_folder(folder: Path) -> dict[str, tuple[list[dict[str, str]], Dataset]]:
+    found: dict[str, tuple[list[dict[str, str]], Dataset]] = {}
+    for path in dicom_files(folder):
+        try:
+            dataset = dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError, ValueError) as error:
+            err.print(f"{path.name} is left out: {error}", markup=False)
+            continue
+        headers, _ = found.setdefault(str(dataset.get("SeriesInstanceUID", "(no SeriesInstanceUID)")), ([], dataset))
+        headers.append(_header(dataset))
+    return found
+
+
+def _from_store(config: Config, series_uid: str) -> dict[str, tuple[list[dict[str, str]], Dataset]]:
+    with open_store(config).read() as connection:
+        if series.get(connection, series_uid) is None:
+            raise StoreError(f"{series_uid} is neither a folder nor a series this node has received")
+        held = instances.of_series(connection, series_uid)
+    if not held:
+        raise StoreError(f"the images of {series_uid} are past their retention; see dicomnode series {series_uid}")
+    representative = dcmread(config.node.data / "spool" / held[0].path, stop_before_pixels=True)
+    return {series_uid: ([dict(item.header) for item in held], representative)}

@@ -1,0 +1,146 @@
+"""The only place that knows every room: builds them from the configuration, starts them, stops them in order.
+
+Start: database, receiver process, assembler, dispatcher, outbox, housekeeping.
+Stop: the receiver first (no new work), then the rooms along the flow, so that what was acknowledged is in the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final
+
+from dicomnode import __version__
+from dicomnode.assemble.assembler import Assembler
+from dicomnode.config import Config, Destination, Query
+from dicomnode.dispatch import Outbox, count_instances, echo
+from dicomnode.errors import ConfigError, StoreError
+from dicomnode.execute.dispatcher import Dispatcher
+from dicomnode.execute.slots import local_executor
+from dicomnode.housekeep import Housekeeper
+from dicomnode.receive.process import ReceiverProcess
+from dicomnode.rules import check_rules
+from dicomnode.store import results, schema
+from dicomnode.store.db import Database, migrate, open_database
+
+logger = logging.getLogger(__name__)
+
+#: Pause before a receiver that died is started again [s].
+_RESTART_S: Final = 0.5
+
+
+class Node:
+    """One running node."""
+
+    def __init__(self, config: Config) -> None:
+        check_rules(config.rules)
+        self.config = config
+        self._stop = threading.Event()
+        self._lock: IO[str] | None = None
+        data = config.node.data
+        try:
+            for name in ("spool", "quarantine", "results"):
+                (data / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"node.data: cannot use {data}: {error.strerror}") from error
+        self._lock = _lock(data)
+        self.database: Database = open_database(config.node.database, data)
+        migrate(self.database)
+        self._sweep_results(data / "results")
+        self.receiver = ReceiverProcess(config)
+        self.outbox = Outbox(config, self.database)
+        self.dispatcher = Dispatcher(config, self.database, local_executor(config), on_stored=self.outbox.wake)
+        self.assembler = Assembler(config, self.database, count=self._count, on_queued=self.dispatcher.wake)
+        self.housekeeper = Housekeeper(config, self.database, echo=self._echo)
+        self._watch = threading.Thread(target=self._supervise, name="receiver-watch")
+
+    def _count(self, query: Query, study_uid: str, series_uid: str) -> int | None:
+        return count_instances(query, self.config.node.ae_title, study_uid, series_uid)
+
+    def _echo(self, destination: Destination) -> str:
+        return echo(destination, self.config.node.ae_title)
+
+    def _sweep_results(self, folder: Path) -> None:
+        """Delete run folders that a crash left before their commit."""
+        with self.database.read() as connection:
+            rows = connection.execute(schema.output.select().with_only_columns(schema.output.c.path))
+            known = {Path(row.path).parent for row in rows}
+        swept = results.sweep(folder, known)
+        if swept:
+            logger.info("Unfinished runs swept", extra={"action": "results_swept", "runs": swept})
+
+    def start(self) -> None:
+        """Start every room; returns when the receiver listens."""
+        self.receiver.start()
+        self.dispatcher.start()
+        self.assembler.start()
+        self.outbox.start()
+        self.housekeeper.start()
+        self._watch.start()
+        logger.info(
+            "Node is up",
+            extra={
+                "action": "node_up", "version": __version__, "ae_title": self.config.node.ae_title,
+                "port": self.config.receive.port, "rules": len(self.config.rules),
+            },
+        )  # fmt: skip
+
+    def _supervise(self) -> None:
+        """Pass the receiver's pokes on, and start it again if it dies."""
+        while not self._stop.is_set():
+            if self.receiver.wait(1.0):
+                self.assembler.wake()
+            if not self.receiver.alive and not self._stop.is_set():
+                logger.error("Receiver died; starting it again", extra={"action": "receiver_restarted"})
+                self._stop.wait(_RESTART_S)
+                with contextlib.suppress(StoreError):
+                    self.receiver.start()
+
+    def stop(self) -> None:
+        """Stop every room along the flow; what is unfinished is in the table and goes on at the next start."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._watch.is_alive():
+            self._watch.join(10)
+        self.receiver.stop(10)
+        self.assembler.stop()
+        self.dispatcher.stop()
+        self.outbox.stop()
+        self.housekeeper.stop()
+        self.database.close()
+        if self._lock is not None:
+            self._lock.close()
+        logger.info("Node is down", extra={"action": "node_down"})
+
+    def run(self) -> int:
+        """Start, wait for SIGTERM or SIGINT, stop. Return the exit code."""
+        told = threading.Event()
+
+        def tell(_number: int, _frame: FrameType | None) -> None:
+            told.set()
+
+        signal.signal(signal.SIGTERM, tell)
+        signal.signal(signal.SIGINT, tell)
+        try:
+            self.start()
+            told.wait()
+        finally:
+            self.stop()
+        return 0
+
+
+def _lock(data: Path) -> IO[str]:
+    """Hold the data folder: two nodes on one spool would answer for each other."""
+    handle = (data / "node.lock").open("w", encoding="ascii")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise ConfigError(f"node.data: another node already uses {data}") from error
+    return handle
