@@ -262,6 +262,15 @@ def write_series(folder: Path, datasets: Iterable[Dataset]) -> list[Path]:
     return paths
 
 
+def set_raw(ds: Dataset, keyword: str, value: Any) -> None:
+    """Set an attribute; text that its VR does not allow goes to the file as it is."""
+    try:
+        setattr(ds, keyword, value)
+    except (ValueError, TypeError, OverflowError):
+        setattr(ds, keyword, None)
+        ds[keyword]._value = value
+
+
 def _default_name(charset: str | None) -> str | bytes:
     if charset != "\\ISO 2022 IR 58":
         return NAMES.get(charset, "Doe^Jane")
@@ -334,9 +343,9 @@ def _plane(
 
 def _modality_lut(ds: Dataset, slope: str | None, intercept: str | None) -> None:
     if slope is not None:
-        ds.RescaleSlope = slope
+        set_raw(ds, "RescaleSlope", slope)
     if intercept is not None:
-        ds.RescaleIntercept = intercept
+        set_raw(ds, "RescaleIntercept", intercept)
         ds.RescaleType = "HU"
     ds.WindowCenter, ds.WindowWidth = "40", "80"
 
@@ -399,7 +408,7 @@ def _override(ds: Dataset, missing: Iterable[str], values: Mapping[str, Any], in
     config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.IGNORE
     try:
         for keyword, value in values.items():
-            setattr(ds, keyword, value(index) if callable(value) else value)
+            set_raw(ds, keyword, value(index) if callable(value) else value)
     finally:
         config.settings.reading_validation_mode, config.settings.writing_validation_mode = mode
     for keyword in missing:

@@ -45,7 +45,7 @@ _SAME: Final = (
     "LossyImageCompression",
 )
 _LENGTHS: Final = {"SeriesDescription": 64, "ManufacturerModelName": 64, "DerivationDescription": 1024}
-_NUMBERS: Final = frozenset({"DS", "FD", "FL"})
+_JUDGED: Final = frozenset({"UI", "DS", "FD", "FL"})
 
 
 def check(ds: Dataset, source: Dataset) -> None:
@@ -56,7 +56,7 @@ def check(ds: Dataset, source: Dataset) -> None:
     EncodingError
         Names the object's UID and every fault.
     """
-    faults = [*_marking(ds), *_numbers(ds), *_uids(ds), *_against(ds, source)]
+    faults = [*_marking(ds), *_values(ds), *_against(ds, source)]
     size = ds.Rows * ds.Columns * int(ds.get("NumberOfFrames") or 1) * ds.BitsAllocated // 8
     if len(ds.PixelData) != size + size % 2:
         faults.append(f"PixelData has {len(ds.PixelData)} bytes, not {size}")
@@ -89,21 +89,17 @@ def _frame_derivations(ds: Dataset) -> list[Dataset]:
     return found if len(found) == len(groups) else []
 
 
-def _numbers(ds: Dataset) -> Iterator[str]:
-    """Numbers that are not finite, at any depth."""
+def _values(ds: Dataset) -> Iterator[str]:
+    """Numbers that are not finite and UIDs that are not valid, at any depth."""
     for element in _elements(ds):
-        if element.VR in _NUMBERS and not element.is_empty:
-            values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
-            if not all(math.isfinite(float(value)) for value in values if value not in (None, "")):
-                yield f"{element.keyword} is not finite"
-
-
-def _uids(ds: Dataset) -> Iterator[str]:
-    for element in _elements(ds):
-        if element.VR == "UI" and not element.is_empty:
-            values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
+        if element.is_empty:
+            continue
+        values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
+        if element.VR == "UI":
             if not all(valid_uid(str(value)) for value in values):
                 yield f"{element.keyword} is not a valid UID"
+        elif not all(math.isfinite(float(value)) for value in values if value not in (None, "")):
+            yield f"{element.keyword} is not finite"
 
 
 def _against(ds: Dataset, source: Dataset) -> Iterator[str]:
@@ -125,11 +121,12 @@ def _groups(ds: Dataset) -> list[Dataset]:
 
 
 def _elements(ds: Dataset) -> Iterator[DataElement]:
+    """Elements of the VRs that `_values` judges."""
     for element in ds:
         if element.VR == "SQ":
             for item in element.value:
                 yield from _elements(item)
-        else:
+        elif element.VR in _JUDGED:
             yield element
 
 

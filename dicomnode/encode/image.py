@@ -178,15 +178,24 @@ class _Derived:
         """Stored values of one plane: inverted where the pipeline changed something, the source's own elsewhere."""
         images, plane = self._source.images, self._source.planes[index]
         values, stored = self._image.array[index], self._source.stored[index]
-        kept = images.padding[index] | (values == images.array[index])
-        if not np.all(np.isfinite(values) | kept):
-            raise EncodingError(f"image '{self._image.role}' has values that are not finite in plane {index}")
-        return np.where(kept, stored, _inverted(np.where(kept, images.array[index], values), plane, stored.dtype))
+        kept = values == images.array[index]
+        np.logical_or(kept, images.padding[index], out=kept)
+        finite = np.isfinite(values)
+        if not finite.all():
+            if not (finite | kept).all():
+                raise EncodingError(f"image '{self._image.role}' has values that are not finite in plane {index}")
+            values = np.where(kept, images.array[index], values)
+        inverted = _inverted(values, plane, stored.dtype)
+        np.copyto(inverted, stored, where=kept)
+        return inverted
 
 
 def _inverted(values: NDArray[np.float32], plane: SourcePlane, dtype: np.dtype[np.integer]) -> NDArray[np.integer]:
     """Values to stored values: inverse rescale, half to even, clipped, never onto the padding value."""
-    stored = np.rint((values.astype(np.float64) - plane.intercept) / plane.slope)
+    stored = np.subtract(values, plane.intercept, dtype=np.float64)
+    if plane.slope != 1:
+        stored /= plane.slope
+    np.rint(stored, out=stored)
     low, high = stored_range(plane)
     np.clip(stored, low, high, out=stored)
     if plane.padding is not None:

@@ -14,6 +14,7 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -236,7 +237,7 @@ def _raw_text(dataset: Dataset, keyword: str) -> str:
     value = raw.value
     if isinstance(value, bytes):
         return value.decode("ascii", errors="replace").strip(" \0")
-    return "" if value is None else "\\".join(value) if isinstance(value, list) else str(value)
+    return "" if value is None else "\\".join(value) if isinstance(value, MultiValue) else str(value)
 
 
 def _vr(tag: BaseTag, raw: RawDataElement | DataElement) -> str:

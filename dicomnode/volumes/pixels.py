@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from dicomnode.errors import MissingAttribute, UndecodablePixels
 
@@ -26,6 +27,9 @@ Mask = NDArray[np.bool_]
 _PIXEL_DATA: Final = 0x7FE00010
 #: float32 holds integers of 24 bits exactly; more would change voxels silently.
 _MAX_BITS_STORED: Final = 24
+#: Last marker of JPEG, JPEG-LS and JPEG 2000 code streams, and how far before the end of the frame padding may put it.
+_END_OF_IMAGE: Final = b"\xff\xd9"
+_MAX_PADDING: Final = 16
 #: What decoders raise on corrupt code streams.
 _DECODER_ERRORS: Final = (
     ValueError,
@@ -123,6 +127,8 @@ def decode(dataset: Dataset, encoding: Encoding, uid: str, out: Stored, padding:
     native = not syntax.is_encapsulated
     if native:
         surplus = _check_length(dataset, encoding, uid)
+    else:
+        _require_ends(dataset, encoding, syntax, uid)
     frames = _native(dataset, encoding) if native and syntax.is_little_endian else _decoded(dataset, syntax, uid)
     count = 0
     for raw in frames:
@@ -130,7 +136,7 @@ def decode(dataset: Dataset, encoding: Encoding, uid: str, out: Stored, padding:
             return "more frames in PixelData than NumberOfFrames: the first ones used"
         if raw.shape != (encoding.rows, encoding.columns) or raw.dtype.itemsize != encoding.dtype.itemsize:
             raise UndecodablePixels(f"a frame of {uid} decodes to {raw.shape} {raw.dtype}, not what its header says")
-        _settle(raw.view(encoding.dtype), encoding, out[count], padding[count], shift=native)
+        _settle(np.ascontiguousarray(raw).view(encoding.dtype), encoding, out[count], padding[count], shift=native)
         count += 1
     if count < encoding.frames:
         raise UndecodablePixels(f"{uid} holds {count} of its {encoding.frames} frames; send the series again")
@@ -157,6 +163,25 @@ def _check_length(dataset: Dataset, encoding: Encoding, uid: str) -> str:
         raise UndecodablePixels(f"PixelData of {uid} is truncated: {length} of {encoding.size} bytes; send it again")
     surplus = length - encoding.size - encoding.size % 2
     return "PixelData longer than Rows x Columns: the leading bytes used" if surplus > 0 else ""
+
+
+def _require_ends(dataset: Dataset, encoding: Encoding, syntax: UID, uid: str) -> None:
+    """Refuse code streams without their end marker: decoders fill up a truncated frame without a word."""
+    if syntax == RLELossless:
+        return
+    offsets = None
+    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    try:
+        buffer = dataset.get_item(_PIXEL_DATA).value or b""
+        streams = generate_frames(buffer, number_of_frames=encoding.frames, extended_offsets=offsets)
+        for number, stream in enumerate(streams, 1):
+            if _END_OF_IMAGE not in stream[-_MAX_PADDING:]:
+                raise UndecodablePixels(
+                    f"frame {number} of {uid} in {syntax.name} has no end: truncated; send it again"
+                )
+    except _DECODER_ERRORS as error:
+        raise UndecodablePixels(f"PixelData of {uid} is not made of {encoding.frames} frames: {error}") from error
 
 
 def _native(dataset: Dataset, encoding: Encoding) -> Iterator[Stored]:
