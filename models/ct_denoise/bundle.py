@@ -1,0 +1,71 @@
+"""Weights on disk: safetensors, and a manifest that names the network, its arguments and the digest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from models.ct_denoise.net import DenoiseUNet, build
+
+MANIFEST: Final = "manifest.yaml"
+WEIGHTS: Final = "weights.safetensors"
+
+#: What every manifest of this model says beside the figures.
+STATEMENT: Final[dict[str, Any]] = {
+    "name": "ct-denoising",
+    "version": "1.0.0",
+    "licence": "Apache-2.0",
+    "intended_use": "research use only; not a medical device",
+    "input": {
+        "modality": "CT",
+        "units": "HU",
+        "axes": "slice, row, column; each slice by itself",
+        "value_range_hu": [-1024, 2000],
+        "pixel_spacing_mm": [0.4, 1.0],
+        "noise_hu": [1, 45],
+    },
+    "training_data": "computer-generated images with simulated CT noise (simulate.py); no patient image",
+}
+
+
+class WeightsMismatchError(Exception):
+    """The weights file is not the one its manifest describes: restore both from the same release."""
+
+
+def save(net: DenoiseUNet, folder: Path, name: str, arguments: dict[str, Any]) -> None:
+    """Write the weights of ``net`` and the manifest into ``folder``."""
+    file = folder / WEIGHTS
+    save_file({key: value.detach().cpu().float().contiguous() for key, value in net.state_dict().items()}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    network = {"network": name, "arguments": arguments, "parameters": sum(p.numel() for p in net.parameters())}
+    manifest = STATEMENT | {"files": {WEIGHTS: {"sha256": digest}}, "network": network}
+    manifest |= {"metrics": {"training": "training.json", "evaluation": "evaluation.json"}}
+    (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, width=110))
+
+
+def load(weights: Path, device: str | torch.device = "cpu") -> DenoiseUNet:
+    """The network of the folder ``weights``, in eval mode on ``device``.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If the file's sha256 is not the manifest's.
+    """
+    folder = Path(weights)
+    manifest = yaml.safe_load((folder / MANIFEST).read_text())
+    file, wanted = folder / WEIGHTS, manifest["files"][WEIGHTS]["sha256"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != wanted:
+        raise WeightsMismatchError(f"{file.name}: sha256 is {digest}, the manifest says {wanted}")
+    network = manifest["network"]
+    net = build(network["network"], network["arguments"])
+    net.load_state_dict(load_file(file))
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    net.to(torch.device(device)).eval()
+    return net

@@ -1,0 +1,155 @@
+"""The training pool: simulated slices made once and kept, and the patches drawn from them at every step."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.ct_denoise import projection
+from models.ct_denoise.phantoms import Draw
+from models.ct_denoise.projection import KERNELS, Kernel
+from models.ct_denoise.simulate import POOL_SIZE, Slice, simulate_slice
+
+#: Values of the clean image are kept in sixteenths of a HU (int16 reaches +-2047 HU).
+CLEAN_STEP: Final = 1.0 / 16.0
+#: Half-width of the central square in which a slice's noise is measured [pixel].
+CENTRE: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patches:
+    """One batch; every tensor (patch, 1, row, column) [HU]."""
+
+    #: Noise-free, filtered with the same kernel as the noise: the network is never asked to deblur.
+    clean: Tensor
+    #: First and second noise realisation.
+    noise: tuple[Tensor, Tensor]
+    #: A low-contrast insert at a random place.
+    insert: Tensor
+
+
+def draw_kernel(draw: Draw) -> Kernel:
+    """A random kernel of a random family, its frequency axis and edge boost varied by up to a quarter."""
+    kernel = KERNELS[("soft", "std", "sharp")[min(int(draw.uniform(0, 3)), 2)]]
+    return Kernel(
+        cutoff=kernel.cutoff * draw.uniform(0.8, 1.25),
+        power=kernel.power * draw.uniform(0.85, 1.15),
+        boost=kernel.boost * draw.uniform(0.5, 1.3),
+        boost_at=kernel.boost_at * draw.uniform(0.85, 1.15),
+    )
+
+
+def render(item: Slice, kernel: Kernel, sigma_hu: float) -> tuple[Tensor, Tensor]:
+    """Clean image and noise of ``item`` through ``kernel``, the noise scaled to ``sigma_hu`` at the centre.
+
+    Returns (row, column) and (realisation, row, column) [HU].
+    """
+    both = projection.apply_kernel(torch.cat((item.clean[None], item.noise)), kernel, item.pixel_mm)
+    clean, noise = both[0], both[1:]
+    middle = clean.shape[-1] // 2
+    core = noise[:, middle - CENTRE : middle + CENTRE, middle - CENTRE : middle + CENTRE]
+    return clean, noise * (sigma_hu / core.std().clamp(min=1e-3))
+
+
+class Pool:
+    """Simulated slices in memory, and on disk in one safetensors file with its seeds in the metadata."""
+
+    def __init__(self, clean: Tensor, noise: Tensor, pixel_mm: list[float], sigma_hu: list[float]) -> None:
+        self.clean, self.noise, self.pixel_mm, self.sigma_hu = clean, noise, pixel_mm, sigma_hu
+
+    def __len__(self) -> int:
+        return len(self.pixel_mm)
+
+    def __getitem__(self, index: int) -> Slice:
+        return Slice(
+            clean=self.clean[index].float() * CLEAN_STEP,
+            noise=self.noise[index].float(),
+            pixel_mm=self.pixel_mm[index],
+            sigma_hu=self.sigma_hu[index],
+        )
+
+    @classmethod
+    def make(cls, count: int, first_seed: int, device: torch.device, file: Path | None = None) -> Pool:
+        """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them."""
+        key = json.dumps({"count": count, "first_seed": first_seed, "size": POOL_SIZE, "version": 1})
+        if file is not None and file.exists():
+            stored = load_file(file)
+            if bytes(stored["key"].tolist()).decode() == key:
+                pixel_mm, sigma_hu = stored["pixel_mm"].tolist(), stored["sigma_hu"].tolist()
+                return cls(stored["clean"].to(device), stored["noise"].to(device), pixel_mm, sigma_hu)
+        slices = []
+        for index in range(count):
+            item = simulate_slice(first_seed + index, device=device)
+            clean = (item.clean / CLEAN_STEP).round().clamp(-32768, 32767).to(torch.int16)
+            slices.append((clean, item.noise.half(), item.pixel_mm, item.sigma_hu))
+            if (index + 1) % 20 == 0:
+                print(f"simulated {index + 1} of {count} slices", flush=True)
+        clean, noise, pixel_mm, sigma_hu = zip(*slices, strict=True)
+        pool = cls(torch.stack(clean), torch.stack(noise), list(pixel_mm), list(sigma_hu))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            values = {"clean": pool.clean.cpu(), "noise": pool.noise.cpu()}
+            values |= {"pixel_mm": torch.tensor(pool.pixel_mm), "sigma_hu": torch.tensor(pool.sigma_hu)}
+            save_file(values | {"key": torch.tensor(list(key.encode()), dtype=torch.uint8)}, file)
+        return pool
+
+
+def _insert(draw: Draw, size: int, pixel_mm: float) -> Tensor:
+    """A soft-edged disc of 2 to 10 mm and 3 to 30 HU, either sign: (row, column) [HU]."""
+    axis = torch.arange(size, dtype=torch.float32) * pixel_mm
+    span = size * pixel_mm
+    x, y = draw.uniform(0.2, 0.8) * span, draw.uniform(0.2, 0.8) * span
+    distance = torch.sqrt((axis[:, None] - y) ** 2 + (axis[None, :] - x) ** 2)
+    radius = draw.log_uniform(1.0, 5.0)
+    height = draw.log_uniform(3.0, 30.0) * (1.0 if draw.chance(0.5) else -1.0)
+    return height * torch.sigmoid((radius - distance) * 3.0 / max(pixel_mm, 0.5))
+
+
+def _augment(stack: Tensor, draw: Draw) -> Tensor:
+    stack = torch.rot90(stack, int(draw.uniform(0, 4)), (-2, -1))
+    return stack.flip(-1) if draw.chance(0.5) else stack
+
+
+def draw_patches(pool: Pool, seed: int, slices: int, per_slice: int, size: int) -> Patches:
+    """The batch of step ``seed``: ``slices`` x ``per_slice`` patches; the same for the same pool and seed."""
+    draw = Draw(seed, 1, 1.0, torch.device("cpu"))
+    device = pool.clean.device
+    cleans, firsts, seconds, inserts = [], [], [], []
+    for _ in range(slices):
+        item = pool[min(int(draw.uniform(0, len(pool))), len(pool) - 1)]
+        sigma = (item.sigma_hu * draw.log_uniform(0.5, 1.6)) if draw.chance(0.8) else draw.log_uniform(1.0, 45.0)
+        clean, noise = render(item, draw_kernel(draw), sigma)
+        clean = clean + draw.uniform(-3.0, 3.0)
+        clipped = draw.chance(0.5)
+        for _ in range(per_slice):
+            room = clean.shape[-1] - size
+            row, column = (int(draw.uniform(0, room)) for _ in range(2))
+            part = clean[row : row + size, column : column + size]
+            if draw.chance(0.5):  # noise of another place, so that place and noise are not learned together
+                row, column = (int(draw.uniform(0, room)) for _ in range(2))
+            parts = noise[:, row : row + size, column : column + size]
+            both = _augment(torch.cat((part[None], parts)), draw)
+            if clipped:  # scanners store nothing below -1024
+                both = torch.cat((both[:1], (both[:1] + both[1:]).clamp(min=-1024.0) - both[:1]))
+            cleans.append(both[0])
+            firsts.append(both[1])
+            seconds.append(both[2])
+            inserts.append(_insert(draw, size, item.pixel_mm).to(device))
+    clean, first, second, insert = (torch.stack(part)[:, None] for part in (cleans, firsts, seconds, inserts))
+    return Patches(clean=clean, noise=(first, second), insert=insert)
+
+
+def true_sigma(noise: tuple[Tensor, Tensor]) -> Tensor:
+    """Local standard deviation [HU] of two realisations (patch, 1, row, column), over about 32 pixels."""
+    mean_square = 0.5 * (noise[0] ** 2 + noise[1] ** 2)
+    coarse = torch.nn.functional.avg_pool2d(mean_square, 16)
+    smooth = torch.nn.functional.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
+    sigma = torch.nn.functional.interpolate(smooth, scale_factor=16.0, mode="bilinear", align_corners=False).sqrt()
+    return sigma.clamp(min=math.sqrt(0.25))

@@ -1,0 +1,103 @@
+"""The denoising network: a small residual U-Net, told the noise level, that predicts the noise and not the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.ct_denoise.noise import BLUR, gaussian_blur, noise_map
+
+#: The network sees and changes only this range; metal and bone above it pass through [HU].
+HU_RANGE: Final = (-1024.0, 2000.0)
+#: Rows and columns are padded to a multiple of this: one unshuffle and two strides of 2.
+MULTIPLE: Final = 8
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a skip; no normalisation layer, so that HU keep their meaning."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` and its correction, (batch, width, row, column)."""
+        out: Tensor = x + self.second(F.relu(self.first(x)))
+        return out
+
+
+class DenoiseUNet(nn.Module):
+    """Noise-conditioned residual U-Net on pixel-unshuffled slices.
+
+    Input channels: wide HU, soft-tissue HU, high-pass residual in units of sigma, log sigma. Output: noise / sigma.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 48, 64), blocks: int = 2) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.head = nn.Conv2d(4 * 4, first, 3, padding=1)
+        self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(blocks))) for w in widths)
+        self.down = nn.ModuleList((nn.Conv2d(first, second, 2, 2), nn.Conv2d(second, third, 2, 2)))
+        self.up = nn.ModuleList((nn.ConvTranspose2d(third, second, 2, 2), nn.ConvTranspose2d(second, first, 2, 2)))
+        self.decode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(blocks))) for w in (second, first))
+        self.tail = nn.Conv2d(first, 4, 3, padding=1)
+        for parameter in self.tail.parameters():
+            nn.init.zeros_(parameter)
+
+    @staticmethod
+    def channels(image: Tensor, sigma: Tensor) -> Tensor:
+        """Input channels (batch, 4, row, column) of ``image`` and ``sigma`` (batch, 1, row, column) [HU]."""
+        residual = (image - gaussian_blur(image, BLUR)) / sigma
+        parts = (
+            image / 1000.0,
+            ((image - 50.0) / 200.0).clamp(-1.5, 1.5),
+            residual.clamp(-8.0, 8.0),
+            sigma.log() / 3.0,
+        )
+        return torch.cat(parts, 1)
+
+    def forward(self, image: Tensor, sigma: Tensor) -> Tensor:
+        """Predicted noise [HU]; all (batch, 1, row, column), rows and columns multiples of `MULTIPLE`.
+
+        The first and last convolution run in float32 even under autocast: half precision resolves 1 HU at best there.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            features = self.head(F.pixel_unshuffle(self.channels(image.float(), sigma.float()), 2))
+        features = features.contiguous(memory_format=torch.channels_last)
+        first = self.encode[0](features)
+        second = self.encode[1](self.down[0](first))
+        third = self.encode[2](self.down[1](second))
+        second = self.decode[0](self.up[0](third) + second)
+        first = self.decode[1](self.up[1](second) + first)
+        with torch.autocast(image.device.type, enabled=False):
+            unit = F.pixel_shuffle(self.tail(first.float()), 2)
+        return unit * sigma.float()
+
+    def noise(self, image: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """Predicted noise [HU] of slices of any size (batch, 1, row, column) [HU]; 0 outside `HU_RANGE`."""
+        low, high = HU_RANGE
+        rows, columns = image.shape[-2:]
+        inside = (image >= low) & (image <= high)
+        clamped = image.clamp(low, high)
+        sigma = noise_map(clamped) if sigma is None else sigma
+        pad = (0, -columns % MULTIPLE, 0, -rows % MULTIPLE)
+        padded = [F.pad(part, pad, mode="replicate") for part in (clamped, sigma)]
+        return self.forward(*padded)[..., :rows, :columns] * inside
+
+
+#: Networks that a manifest may name.
+ARCHITECTURES: Final = {"denoise_unet": DenoiseUNet}
+
+
+def build(name: str, arguments: Mapping[str, Any] | None = None) -> DenoiseUNet:
+    """Build the network ``name`` with ``arguments``, as a manifest states them."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](**(arguments or {}))

@@ -1,0 +1,93 @@
+"""Noise of a CT slice, measured on the slice itself: a map for the network, and a level in HU for the record."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Standard deviation of the Gaussian that separates noise from structure [pixel].
+BLUR: Final = 1.2
+#: sigma / std(x - blur(x)) for the simulator's "std" kernel at 0.65 mm pixels: the high-pass loses the low frequencies
+#: of correlated noise. Measured by ``tests/unit/test_ct_simulate.py``; smoother kernels are underestimated, which the
+#: network has seen in training.
+BAND_GAIN: Final = 1.15
+#: Below this HU a pixel is air: scanners clip there, so the noise is not the body's.
+AIR_HU: Final = -900.0
+#: Pixels whose smoothed gradient exceeds this many sigma are edges, not noise.
+EDGE_SIGMA: Final = 1.0
+#: Side of the squares in which `noise_level` looks for flat tissue [pixel].
+WINDOW: Final = 12
+#: HU range of soft tissue.
+SOFT_TISSUE: Final = (-150.0, 250.0)
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian of (batch, 1, row, column), mirrored at the borders; ``sigma`` in pixels."""
+    reach = max(1, math.ceil(3.0 * sigma))
+    x = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(image, (reach, reach, reach, reach), mode="replicate")
+    rows = F.conv2d(padded, kernel.reshape(1, 1, -1, 1))
+    return F.conv2d(rows, kernel.reshape(1, 1, 1, -1))
+
+
+def _masked_median(values: Tensor, mask: Tensor) -> Tensor:
+    """Median per item of ``values`` (batch, 1, row, column) where ``mask``; 0 where the mask is empty."""
+    flat = torch.where(mask, values, torch.full_like(values, float("nan"))).flatten(1)[:, ::4]
+    return torch.nan_to_num(torch.nanmedian(flat, dim=1).values)[:, None, None, None]
+
+
+def noise_map(image: Tensor) -> Tensor:
+    """Local noise standard deviation [HU] of ``image`` [HU]: both (batch, 1, row, column).
+
+    Robust second moment of the high-pass residual outside air and edges, over about 50 pixels. Never below 0.5 HU.
+    """
+    residual = image - gaussian_blur(image, BLUR)
+    body = image > AIR_HU
+    spread = (1.4826 * _masked_median(residual.abs(), body)).clamp(min=0.3)  # MAD of a Gaussian
+    smooth = gaussian_blur(image, 2.0 * BLUR)
+    gradient = (smooth - smooth.roll(1, -1)).abs() + (smooth - smooth.roll(1, -2)).abs()
+    keep = (body & (gradient < EDGE_SIGMA * spread)).to(image.dtype)
+    squared = torch.minimum(residual.abs(), 4.0 * spread) ** 2
+    pad = (-image.shape[-1] % 8, -image.shape[-2] % 8)
+    sums = torch.cat((squared * keep, keep), 1)
+    coarse = F.avg_pool2d(F.pad(sums, (0, pad[0], 0, pad[1]), mode="replicate"), 8)
+    sum_squared, weight = gaussian_blur(coarse[:, :1], 2.0), gaussian_blur(coarse[:, 1:], 2.0)
+    prior = 0.05  # weight of the slice's own level where the neighbourhood holds no usable pixel
+    variance = (sum_squared + prior * spread**2) / (weight + prior)
+    full = F.interpolate(variance, scale_factor=8.0, mode="bilinear", align_corners=False)
+    return BAND_GAIN * full[..., : image.shape[-2], : image.shape[-1]].sqrt().clamp(min=0.5 / BAND_GAIN)
+
+
+def _windows(image: Tensor) -> Tensor:
+    """Squares (square, pixel) of (row, column), each less its own plane, so that a smooth gradient is not noise."""
+    tiles = image.unfold(0, WINDOW, WINDOW // 2).unfold(1, WINDOW, WINDOW // 2).reshape(-1, WINDOW, WINDOW)
+    axis = torch.arange(WINDOW, device=image.device, dtype=image.dtype) - (WINDOW - 1) / 2.0
+    power = (axis**2).sum() * WINDOW
+    tiles = tiles - tiles.mean((1, 2), keepdim=True)
+    slope_row = (tiles * axis[:, None]).sum((1, 2)) / power
+    slope_column = (tiles * axis[None, :]).sum((1, 2)) / power
+    tiles = tiles - slope_row[:, None, None] * axis[:, None] - slope_column[:, None, None] * axis[None, :]
+    return tiles.flatten(1)
+
+
+def noise_level(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Noise [HU] of ``before`` and ``after`` (row, column), in the same flat squares of soft tissue; NaN if none.
+
+    The squares are the flattest quarter *of the input* among those wholly of soft tissue, so both values are a little
+    low and their ratio is fair.
+    """
+    low, high = SOFT_TISSUE
+    squares = before.unfold(0, WINDOW, WINDOW // 2).unfold(1, WINDOW, WINDOW // 2).reshape(-1, WINDOW * WINDOW)
+    mean = squares.mean(1)
+    flat = _windows(before).std(1)
+    tissue = (mean > low) & (mean < high) & (flat > 0.0) & (flat < 100.0)
+    if int(tissue.sum()) < 8:
+        return float("nan"), float("nan")
+    chosen = tissue & (flat <= torch.quantile(flat[tissue], 0.25))
+    return float(flat[chosen].median()), float(_windows(after).std(1)[chosen].median())
