@@ -69,7 +69,7 @@ def perform(
         series_number=request.series_number,
         device_serial=request.device_serial,
         incomplete=request.incomplete,
-        revision=request.revision,
+        revision=request.revision + 1,  # objects count from 1
         predecessor=request.predecessor,
     )
     with ResultFolder(request.results, request.job_id, request.run) as folder:
