@@ -7,6 +7,7 @@ person: names and identifiers are invented. The same arguments give the same byt
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -253,22 +254,26 @@ def write_series(folder: Path, datasets: Iterable[Dataset]) -> list[Path]:
     mode = config.settings.writing_validation_mode
     config.settings.writing_validation_mode = config.IGNORE
     try:
-        for index, ds in enumerate(datasets):
-            path = folder / f"{index:05d}.dcm"
-            dcmwrite(path, ds, enforce_file_format=True)
-            paths.append(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for index, ds in enumerate(datasets):
+                path = folder / f"{index:05d}.dcm"
+                dcmwrite(path, ds, enforce_file_format=True)
+                paths.append(path)
     finally:
         config.settings.writing_validation_mode = mode
     return paths
 
 
 def set_raw(ds: Dataset, keyword: str, value: Any) -> None:
-    """Set an attribute; text that its VR does not allow goes to the file as it is."""
-    try:
-        setattr(ds, keyword, value)
-    except (ValueError, TypeError, OverflowError):
-        setattr(ds, keyword, None)
-        ds[keyword]._value = value
+    """Set an attribute; text that its VR does not allow goes to the file as it is, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            setattr(ds, keyword, value)
+        except (ValueError, TypeError, OverflowError):
+            setattr(ds, keyword, None)
+            ds[keyword]._value = value
 
 
 def _default_name(charset: str | None) -> str | bytes:
@@ -310,8 +315,8 @@ def _common(
     ds.ReferringPhysicianName = None
     ds.StudyDescription, ds.SeriesDescription, ds.ProtocolName = "CT HEAD", "Head 2.5mm", "Head"
     text = _default_name(charset) if name is None else name
-    ds.PatientName = PersonName(text) if isinstance(text, bytes) else text
-    ds.PatientID = patient_id
+    set_raw(ds, "PatientName", PersonName(text) if isinstance(text, bytes) else text)
+    set_raw(ds, "PatientID", patient_id)
     ds.IssuerOfPatientID = "HOSPITAL"
     ds.PatientBirthDate, ds.PatientSex, ds.PatientAge = "19500101", "O", "074Y"
     ds.BodyPartExamined = "HEAD"
@@ -404,13 +409,8 @@ def _pixels(ds: Dataset, pixels: NDArray[np.int64], bits_stored: int, high_bit: 
 
 
 def _override(ds: Dataset, missing: Iterable[str], values: Mapping[str, Any], index: int) -> None:
-    mode = config.settings.reading_validation_mode, config.settings.writing_validation_mode
-    config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.IGNORE
-    try:
-        for keyword, value in values.items():
-            set_raw(ds, keyword, value(index) if callable(value) else value)
-    finally:
-        config.settings.reading_validation_mode, config.settings.writing_validation_mode = mode
+    for keyword, value in values.items():
+        set_raw(ds, keyword, value(index) if callable(value) else value)
     for keyword in missing:
         if keyword in ds:
             delattr(ds, keyword)
@@ -419,8 +419,8 @@ def _override(ds: Dataset, missing: Iterable[str], values: Mapping[str, Any], in
 def _finish(ds: Dataset, transfer_syntax: str, fragments: int = 1) -> Dataset:
     """Give ``ds`` its file meta and encode its pixels in ``transfer_syntax``."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", "")
-    meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", "")
+    set_raw(meta, "MediaStorageSOPClassUID", ds.get("SOPClassUID", ""))
+    set_raw(meta, "MediaStorageSOPInstanceUID", ds.get("SOPInstanceUID", ""))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta = meta
     target = (

@@ -141,10 +141,12 @@ class Copier:
             if dropped(element.tag):
                 continue
             if id(element) not in self._judged:
-                self._judged[id(element)] = element, _strict(element)
-            strict = self._judged[id(element)][1]
-            if strict is not None:
-                copy._dict[strict.tag] = _twin(strict)  # add() would look each tag up again: half the time of an object
+                self._judged[id(element)] = element, strict(element)
+            allowed = self._judged[id(element)][1]
+            if allowed is not None:
+                copy._dict[allowed.tag] = _twin(
+                    allowed
+                )  # add() would look each tag up again: half the time of an object
         return copy
 
 
@@ -169,7 +171,7 @@ def _twins(item: Dataset) -> Dataset:
     return copy
 
 
-def _strict(element: DataElement) -> DataElement | None:
+def strict(element: DataElement) -> DataElement | None:
     """The element as its VR allows it to be written; None if nothing of it may."""
     if element.VR == VR.SQ:
         return _strict_sequence(element)
@@ -196,9 +198,9 @@ def _strict_sequence(element: DataElement) -> DataElement | None:
         copy = Dataset()
         for child in item:
             # An empty element of an item may be of type 2 there: the dictionary of items is too wide to judge.
-            strict = child if child.is_empty else None if child.tag.is_private else _strict(child)
-            if strict is not None:
-                copy.add(strict)
+            allowed = child if child.is_empty else None if child.tag.is_private else strict(child)
+            if allowed is not None:
+                copy.add(allowed)
         items.append(copy)
     if not items and element.tag not in MAY_BE_EMPTY:
         return None

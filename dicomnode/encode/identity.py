@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Final, Literal
 
 from pydicom import Dataset
+from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -19,7 +20,7 @@ from dicomnode.dicom import (
     derive_uid,
     valid_uid,
 )
-from dicomnode.encode.common import MAX_LO, code_item, cut
+from dicomnode.encode.common import MAX_LO, code_item, cut, strict
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Algorithm
 
@@ -156,8 +157,9 @@ def _scanner(source: Dataset, contributors: list[Dataset]) -> Dataset | None:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(ACQUISITION_EQUIPMENT)]
     for keyword in _EQUIPMENT:
-        if source.get(keyword):
-            setattr(item, keyword, source[keyword].value)
+        allowed = strict(source[keyword]) if source.get(keyword) else None
+        if allowed is not None:
+            item.add(DataElement(allowed.tag, allowed.VR, allowed.value, already_converted=True))
     return item
 
 
