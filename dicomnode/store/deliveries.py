@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Delivery:
     study_uid: str
     destination: str
     state: DeliveryState
+    #: How often the destination was offered this object. Calls that found nobody do not count: see `hand_back`.
     attempt: int
     not_before: datetime
     status: int | None
@@ -125,39 +126,62 @@ def _move(connection: Connection, delivery: Delivery, to: DeliveryState, at: dat
         raise IllegalMove(f"delivery {delivery.id} of {delivery.sop_instance_uid} moved meanwhile")
 
 
-def start(connection: Connection, deliveries: Sequence[Delivery], at: datetime) -> None:
-    """pending -> sending, attempt + 1, for a batch that goes out on one association."""
+def start(connection: Connection, deliveries: Sequence[Delivery], at: datetime) -> list[Delivery]:
+    """pending -> sending, for a batch that goes out on one association. Return the batch as it now is."""
     for delivery in deliveries:
-        _move(connection, delivery, DeliveryState.SENDING, at, attempt=delivery.attempt + 1)
+        _move(connection, delivery, DeliveryState.SENDING, at)
+    return [replace(delivery, state=DeliveryState.SENDING) for delivery in deliveries]
 
 
-def delivered(connection: Connection, delivery: Delivery, at: datetime, status: int) -> None:
-    """sending -> delivered: the destination acknowledged; it does no storage commitment."""
-    _move(connection, delivery, DeliveryState.DELIVERED, at, status=status, error="")
+def delivered(connection: Connection, delivery: Delivery, at: datetime, status: int, remark: str = "") -> None:
+    """sending -> delivered: the destination acknowledged; it does no storage commitment.
+
+    ``remark`` is what it said while taking the object, for example that it coerced attributes.
+    """
+    attempt = delivery.attempt + 1
+    _move(connection, delivery, DeliveryState.DELIVERED, at, attempt=attempt, status=status, error=remark[:2000])
+    if remark:
+        text = f"{delivery.sop_instance_uid} to {delivery.destination}: {remark}"
+        note(connection, at, "delivery_remark", text, job_id=delivery.job_id)
     _close_job(connection, delivery.job_id, at)
 
 
-def postpone(connection: Connection, delivery: Delivery, at: datetime, pause: timedelta, error: str) -> None:
-    """sending -> pending: try again after a pause."""
-    _move(connection, delivery, DeliveryState.PENDING, at, not_before=(at + pause).timestamp(), error=error[:2000])
+def postpone(
+    connection: Connection,
+    delivery: Delivery,
+    at: datetime,
+    pause: timedelta,
+    error: str,
+    status: int | None = None,
+) -> None:
+    """sending -> pending, attempt + 1: the destination would not take this object now; try again after a pause."""
+    _move(
+        connection, delivery, DeliveryState.PENDING, at, attempt=delivery.attempt + 1,
+        not_before=(at + pause).timestamp(), error=error[:2000], status=status,
+    )  # fmt: skip
+
+
+def hand_back(connection: Connection, deliveries: Sequence[Delivery], at: datetime, error: str = "") -> None:
+    """sending -> pending, no attempt counted: these were not offered (the destination is down, or the node stops)."""
+    for delivery in deliveries:
+        _move(connection, delivery, DeliveryState.PENDING, at, error=(error or delivery.error)[:2000])
 
 
 def kill(connection: Connection, delivery: Delivery, at: datetime, error: str, status: int | None = None) -> None:
     """sending -> dead: it will not be taken; an operator may `retry` it."""
-    _move(connection, delivery, DeliveryState.DEAD, at, error=error[:2000], status=status)
+    attempt = delivery.attempt + 1
+    _move(connection, delivery, DeliveryState.DEAD, at, attempt=attempt, error=error[:2000], status=status)
     text = f"{delivery.sop_instance_uid} to {delivery.destination}: {error}"
     note(connection, at, "delivery_dead", text, job_id=delivery.job_id)
 
 
 def put_back(connection: Connection, at: datetime, destination: str | None = None) -> int:
-    """At start: what was being sent when the node stopped is sent again, with the same UID."""
+    """At start, or after a fault: what was being sent is sent again, with the same UID."""
     table = schema.delivery
     query = update(table).where(table.c.state == DeliveryState.SENDING.value)
     if destination is not None:
         query = query.where(table.c.destination == destination)
-    return connection.execute(
-        query.values(state=DeliveryState.PENDING.value, not_before=at.timestamp(), updated_at=at.timestamp())
-    ).rowcount
+    return connection.execute(query.values(state=DeliveryState.PENDING.value, updated_at=at.timestamp())).rowcount
 
 
 def retry_dead(connection: Connection, job_id: int, at: datetime) -> int:
@@ -200,6 +224,14 @@ def _close_job(connection: Connection, job_id: int, at: datetime) -> None:
     )
     if done.rowcount:
         note(connection, at, "job_closed", "every object was accepted by every destination", job_id=job_id)
+
+
+def unsent(connection: Connection) -> dict[str, int]:
+    """How many objects wait for each destination."""
+    table = schema.delivery
+    waiting = [DeliveryState.PENDING.value, DeliveryState.SENDING.value]
+    query = select(table.c.destination, func.count()).where(table.c.state.in_(waiting)).group_by(table.c.destination)
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def counts(connection: Connection) -> dict[tuple[str, str], int]:

@@ -176,8 +176,7 @@ class Pacs:
         with self._lock:
             self.associations += 1
             self._numbers[event.assoc] = self.associations
-        if self.reject:
-            event.assoc.acse.send_reject(0x01, 0x01, 0x01)
+        event.assoc.ae.require_calling_aet = ["NOBODY"] if self.reject else []
 
     def _count_release(self, _event: evt.Event) -> None:
         with self._lock:

@@ -1,0 +1,326 @@
+"""The outbox: one thread per destination sends what its delivery rows ask for.
+
+What is certain: an object leaves under the UID it was rendered with, as often as it takes; an outcome is written in
+its own transaction before the next object goes; one destination never waits for another; inside a study the order of
+the rows is kept. What dies: an object that was refused for good (context, SOP class, content), or refused for lack of
+resources, or fatal to the association, `max_attempts` times while the peer answered about others. What never dies: an
+object that nobody was there to take. A PACS may be down for a weekend.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy.exc import OperationalError
+
+from dicomnode import faults
+from dicomnode.config import Config, Destination
+from dicomnode.dispatch import contexts, files, scu
+from dicomnode.dispatch.files import File
+from dicomnode.dispatch.scu import Outcome
+from dicomnode.errors import ContextNotAccepted, DispatchError, StoreRefused
+from dicomnode.store import deliveries
+from dicomnode.store.db import Database
+from dicomnode.store.deliveries import Delivery
+
+logger = logging.getLogger(__name__)
+
+#: Pace at which a destination's rows are looked at when nothing wakes it [s].
+_POLL_S: Final = 2.0
+#: Objects that go out on one association.
+_BATCH: Final = 500
+#: After this long a stop cuts the association that is in the way [s].
+_GRACE_S: Final = 10.0
+#: Refused: not authorized (PS3.7 annex C): about this node, not about the object.
+_NOT_AUTHORIZED: Final = 0x0124
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def backoff(destination: Destination, failures: int, jitter: float) -> timedelta:
+    """Pause after so many failures in a row: doubled each time up to the cap, less up to a half by ``jitter`` 0..1."""
+    longest = min(destination.backoff_s * 2.0 ** min(failures - 1, 32), destination.max_backoff_s)
+    return timedelta(seconds=longest * (1.0 - 0.5 * jitter))
+
+
+class Outbox:
+    """The service; `start` puts back what a crash left in sending.
+
+    Parameters
+    ----------
+    jitter
+        0..1; spreads the retries of many nodes that lost the same PACS.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        clock: Callable[[], datetime] = _now,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.config, self.database, self.clock = config, database, clock
+        self.lanes = [
+            Lane(name, one, one.calling_ae_title or config.node.ae_title, database, clock, jitter)
+            for name, one in config.destinations.items()
+        ]
+
+    def start(self) -> None:
+        """Put back what was being sent when the node stopped, and begin to send."""
+        with self.database.write() as connection:
+            number = deliveries.put_back(connection, self.clock())
+            waiting = deliveries.unsent(connection)
+        if number:
+            logger.info("Deliveries put back", extra={"action": "deliveries_put_back", "objects": number})
+        for name in sorted(set(waiting) - set(self.config.destinations)):
+            logger.error(
+                "Objects wait for a destination that the configuration does not know",
+                extra={"action": "destination_unknown", "destination": name, "objects": waiting[name]},
+            )
+        for lane in self.lanes:
+            lane.thread.start()
+
+    def wake(self) -> None:
+        """Look for new deliveries now. Does not shorten the pause of a destination that is down."""
+        for lane in self.lanes:
+            lane.woken.set()
+
+    def stop(self) -> None:
+        """End every thread after the object it is sending; what is left stays pending."""
+        for lane in self.lanes:
+            lane.stop()
+        for lane in self.lanes:
+            lane.join()
+
+
+class Lane:
+    """Everything about one destination."""
+
+    def __init__(
+        self,
+        name: str,
+        destination: Destination,
+        calling_ae: str,
+        database: Database,
+        clock: Callable[[], datetime],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.name, self.destination, self.calling_ae = name, destination, calling_ae
+        self.database, self.clock, self._jitter = database, clock, jitter
+        self.woken, self._stopping = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._loop, name=f"outbox-{name}")
+        self._link: scu.Link | None = None
+        self._failures = 0
+        self._resume_at: datetime | None = None
+        # Whether the peer has answered about any object since it was last lost, and the studies whose objects were on
+        # their way when it was: together they tell an object that kills the peer from a peer that dies by itself.
+        self._answered = False
+        self._suspects: set[str] = set()
+
+    # -- the thread
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                pause = self.step()
+            except OperationalError as error:
+                text = "Database does not answer; trying again"
+                logger.error(text, extra={"action": "database_unavailable", "error": str(error.orig)})
+                pause = self._recover()
+            except Exception:  # the service loop's boundary: one fault must not end a destination's deliveries
+                logger.exception("Sending failed", extra={"action": "outbox_error", "destination": self.name})
+                pause = self._recover()
+            self.woken.wait(pause)
+            self.woken.clear()
+
+    def _recover(self) -> float:
+        """After a fault no row may stay in sending: this thread alone sends to this destination."""
+        try:
+            with self.database.write() as connection:
+                deliveries.put_back(connection, self.clock(), self.name)
+        except OperationalError:
+            self._stopping.wait(1.0)
+            return 0.0 if self._stopping.is_set() else self._recover()
+        return _POLL_S
+
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._stopping.set()
+        self.woken.set()
+
+    def join(self) -> None:
+        """Wait for the thread; a peer that holds it is cut off."""
+        if not self.thread.is_alive():
+            return
+        self.thread.join(_GRACE_S)
+        link = self._link
+        if self.thread.is_alive() and link is not None:
+            link.cut()
+        self.thread.join(self.destination.timeout + _GRACE_S)
+
+    # -- one round
+
+    def step(self) -> float:
+        """Send what is due, once. Return how long there is nothing to do [s]."""
+        now = self.clock()
+        if self._resume_at is not None and now < self._resume_at:
+            return min((self._resume_at - now).total_seconds(), _POLL_S)
+        self._resume_at = None
+        with self.database.write() as connection:
+            batch = deliveries.start(connection, deliveries.due(connection, self.name, now, _BATCH), now)
+            later = None if batch else deliveries.next_due(connection, self.name)
+        if not batch:
+            wait = _POLL_S if later is None else (later - now).total_seconds()
+            return min(max(wait, 0.01), _POLL_S)
+        batch.sort(key=lambda delivery: delivery.study_uid in self._suspects)  # stable: else in the rows' order
+        self._send(self._readable(batch))
+        return 0.0
+
+    def _readable(self, batch: Sequence[Delivery]) -> deque[tuple[Delivery, File]]:
+        """Pair deliveries with their files; unreadable ones are set aside, those beyond one association handed back."""
+        found: dict[str, tuple[Delivery, File]] = {}
+        for delivery in batch:
+            try:
+                found[delivery.sop_instance_uid] = (delivery, files.read(delivery.path))
+            except DispatchError as error:
+                self._kill(delivery, error)
+        parts = list(contexts.batches([file for _, file in found.values()]))
+        first = parts[0] if parts else []
+        rest = [found[file.sop_instance_uid][0] for part in parts[1:] for file in part]
+        self._hand_back(rest)
+        return deque(found[file.sop_instance_uid] for file in first)
+
+    def _send(self, left: deque[tuple[Delivery, File]]) -> None:
+        """Send a batch on one association. Whatever happens, no delivery stays in sending."""
+        if not left:
+            return
+        held: set[str] = set()
+        try:
+            with scu.connect(self.destination, self.calling_ae, [file for _, file in left]) as link:
+                self._link = link
+                while left and not self._stopping.is_set():
+                    delivery, file = left[0]
+                    if delivery.study_uid in held:
+                        self._hand_back([delivery])
+                    else:
+                        outcome = link.send(file)
+                        faults.reached("mid-delivery")
+                        if not self._record(delivery, outcome):
+                            held.add(delivery.study_uid)
+                    left.popleft()
+                    if self._resume_at is not None:
+                        break
+        except ContextNotAccepted as error:
+            for delivery, _ in left:
+                self._kill(delivery, error)
+            left.clear()
+        except scu.ASSOCIATION_ERRORS as error:
+            # An error without an object in flight (link is None) is about the destination alone.
+            self._lost(left, error, in_flight=self._link is not None)
+        finally:
+            self._link = None
+        self._hand_back([delivery for delivery, _ in left])
+
+    # -- outcomes
+
+    def _record(self, delivery: Delivery, outcome: Outcome) -> bool:
+        """Write one outcome down. Return whether later objects of the same study may go now."""
+        if outcome.status is not None:
+            self._back(delivery)
+        error = outcome.error
+        if error is None:
+            with self.database.write() as connection:
+                deliveries.delivered(connection, delivery, self.clock(), outcome.status or 0, outcome.note)
+            self._log(
+                "info", "Object delivered", "object_delivered", delivery, status=outcome.status, note=outcome.note
+            )
+            return True
+        if isinstance(error, StoreRefused) and error.status == _NOT_AUTHORIZED:
+            pause = timedelta(seconds=self.destination.max_backoff_s)
+            self._resume_at = self.clock() + pause
+            self._postpone(delivery, error, pause)
+            return False
+        if isinstance(error, StoreRefused) and error.retry and not self._worn_out(delivery):
+            self._postpone(delivery, error, backoff(self.destination, delivery.attempt + 1, self._jitter()))
+            return False
+        self._kill(delivery, error)
+        return True
+
+    def _lost(self, left: deque[tuple[Delivery, File]], error: DispatchError, *, in_flight: bool) -> None:
+        """Pause the destination; the object that was on its way is tried again, after the others."""
+        self._failures += 1
+        pause = backoff(self.destination, self._failures, self._jitter())
+        self._resume_at = self.clock() + pause
+        text = f"{error} (failure {self._failures} in a row)"
+        logger.warning(
+            "Destination lost; trying again later",
+            extra={
+                "action": "destination_down", "destination": self.name, "error": str(error),
+                "error_class": type(error).__name__, "failures": self._failures,
+                "pause_s": round(pause.total_seconds(), 1), "waiting": len(left),
+            },
+        )  # fmt: skip
+        answered, self._answered = self._answered, False
+        if in_flight and left:
+            delivery, _ = left[0]
+            self._suspects.add(delivery.study_uid)
+            if answered:
+                left.popleft()
+                if self._worn_out(delivery):
+                    self._kill(delivery, error)
+                else:
+                    self._postpone(delivery, error, backoff(self.destination, delivery.attempt + 1, self._jitter()))
+        self._hand_back([delivery for delivery, _ in left], text)
+        left.clear()
+
+    def _back(self, delivery: Delivery) -> None:
+        """Note that the peer answered, so it is up."""
+        if self._failures:
+            extra = {"action": "destination_back", "destination": self.name, "failures": self._failures}
+            logger.info("Destination answers again", extra=extra)
+        self._failures, self._resume_at, self._answered = 0, None, True
+        self._suspects.discard(delivery.study_uid)
+
+    def _worn_out(self, delivery: Delivery) -> bool:
+        return delivery.attempt + 1 >= self.destination.max_attempts
+
+    def _postpone(self, delivery: Delivery, error: DispatchError, pause: timedelta) -> None:
+        status = error.status if isinstance(error, StoreRefused) else None
+        with self.database.write() as connection:
+            deliveries.postpone(connection, delivery, self.clock(), pause, str(error), status)
+        self._log(
+            "warning", "Object postponed", "object_postponed", delivery, status=status,
+            error_class=type(error).__name__, pause_s=round(pause.total_seconds(), 1),
+        )  # fmt: skip
+
+    def _kill(self, delivery: Delivery, error: DispatchError) -> None:
+        status = error.status if isinstance(error, StoreRefused) else None
+        with self.database.write() as connection:
+            deliveries.kill(connection, delivery, self.clock(), str(error), status)
+        # What the peer said in its own words stays out of the log: it may quote the patient. The row has it.
+        self._log(
+            "error", "Object set aside", "object_dead", delivery, status=status, error_class=type(error).__name__,
+            error="" if isinstance(error, StoreRefused) else str(error),
+        )  # fmt: skip
+
+    def _hand_back(self, batch: Sequence[Delivery], error: str = "") -> None:
+        if batch:
+            with self.database.write() as connection:
+                deliveries.hand_back(connection, batch, self.clock(), error)
+
+    def _log(self, level: str, text: str, action: str, delivery: Delivery, **more: object) -> None:
+        extra = {
+            "action": action, "destination": self.name, "sop_instance_uid": delivery.sop_instance_uid,
+            "series_uid": delivery.series_uid, "study_uid": delivery.study_uid, "job_id": delivery.job_id,
+            "attempt": delivery.attempt + 1, **{key: value for key, value in more.items() if value not in (None, "")},
+        }  # fmt: skip
+        logger.log(logging.getLevelNamesMapping()[level.upper()], text, extra=extra)
