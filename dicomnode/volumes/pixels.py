@@ -7,7 +7,6 @@ nowhere else.
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -197,14 +196,8 @@ def _decoded(dataset: Dataset, syntax: UID, uid: str) -> Iterator[Stored]:
     """Frames through pydicom's decoders and their plug-ins, bits as in the code stream."""
     try:
         decoder = get_decoder(syntax)
-        frames = decoder.iter_array(dataset, raw=True, correct_unused_bits=False)
-        while True:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the count and shape of frames are checked by the caller
-                frame, _ = next(frames)
+        for frame, _ in decoder.iter_array(dataset, raw=True, correct_unused_bits=False):
             yield frame.astype(frame.dtype.newbyteorder("="), copy=False)
-    except StopIteration:
-        return
     except _DECODER_ERRORS as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UndecodablePixels(f"{uid} in {syntax.name} does not decode: {reason}") from error

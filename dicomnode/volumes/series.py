@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,8 +171,11 @@ def load(paths: Sequence[Path], *, incomplete: bool = False, default_charset: st
     if not paths:
         raise MissingAttribute("a series without files")
     reader = _Reader(default_charset)
-    for path in paths:
-        reader.read(path, len(paths))
+    with warnings.catch_warnings():
+        # pydicom warns, with values that may identify the patient, about what is judged and noted here anyway.
+        warnings.simplefilter("ignore")
+        for path in paths:
+            reader.read(path, len(paths))
     numbered = _numbered(reader)
     stack = geometry.arrange([frames.placement(reader.headers[index], frame) for index, frame in numbered])
     headers, planes = _planes(reader, numbered, stack)
