@@ -95,10 +95,13 @@ def encoding_of(header: Dataset, uid: str) -> Encoding:
         raise UndecodablePixels(f"{uid} stores {stored} bits of {allocated} allocated: not supported")
     if not stored - 1 <= high_bit < allocated:
         raise UndecodablePixels(f"{uid} has HighBit {high_bit} with {stored} bits stored of {allocated}: contradictory")
+    rows, columns, frames = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
+    if min(rows, columns, frames) < 1:
+        raise UndecodablePixels(f"{uid} has {rows} rows, {columns} columns and {frames} frames: no image")
     return Encoding(
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        frames=int(header.get("NumberOfFrames") or 1),
+        rows=rows,
+        columns=columns,
+        frames=frames,
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=int(high_bit),

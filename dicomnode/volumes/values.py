@@ -10,7 +10,7 @@ import re
 from datetime import date
 from typing import Final
 
-from pydicom.datadict import dictionary_VM
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName, format_number_as_ds
@@ -52,10 +52,12 @@ def element(tag: BaseTag, vr: str, raw: bytes, terms: charset.Terms) -> tuple[Da
     """
     if vr in TEXT:
         text = charset.decode(raw.rstrip(b"\0"), terms, name=vr == "PN")
+    elif raw.isascii():
+        text = raw.rstrip(b"\0 ").decode("ascii")
     else:
-        text = raw.rstrip(b"\0 ").decode("ascii", errors="strict" if vr != "UI" else "replace")
+        raise Unreadable("not in the default repertoire")
     if vr in _UNSPLIT:
-        return DataElement(tag, vr, _visible(text).rstrip(" \0")), ""
+        return DataElement(tag, vr, _visible(text).rstrip(" \0"), validation_mode=0), ""
     parts = [part.strip(" \0") if vr != "PN" else part.rstrip(" \0") for part in text.split("\\")]
     if len(parts) > 1 and vr in {"LO", "SH"} and _single(tag):
         return _plain(tag, vr, "/".join(parts)), "backslash in a single value replaced by a slash"
@@ -77,7 +79,7 @@ def _visible(text: str) -> str:
 
 def _single(tag: BaseTag) -> bool:
     """Whether one value only is allowed; the patient group keeps its backslash, so that the encoder refuses it."""
-    return tag.group != 0x0010 and dictionary_VM(tag) == "1"
+    return tag.group != 0x0010 and dictionary_has_tag(tag) and dictionary_VM(tag) == "1"
 
 
 def _fixed(vr: str, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,19 @@ def test_enhanced_mr_adds_no_error_to_those_of_its_source(tmp_path):
     sources = factories.write_series(tmp_path / "source", [factories.enhanced_mr(3)])
     (result,) = written(tmp_path, sources)
     assert set(errors_of(result)) <= set(errors_of(sources[0]))
+
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.mark.parametrize("name", ["ct-head-ge/ct-head-ge", "ct-head-phantom-philips/std-brain-5mm"])
+def test_derived_series_of_a_real_scanner_is_valid(tmp_path, name):
+    archive = DATA / f"{name}.tar.xz"
+    if not archive.exists():
+        pytest.skip(f"shared data {name} is absent")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "source", filter="data")
+    sources = [path for path in (tmp_path / "source").rglob("*") if path.is_file() and path.suffix != ".md"]
+    results = written(tmp_path, sources)
+    assert [error for path in results for error in errors_of(path)] == []
+    assert entity_errors([*sources, *results]) == []

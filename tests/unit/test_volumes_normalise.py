@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
-from pydicom import dcmread
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset, dcmread
 from pydicom.tag import Tag
 
 from dicomnode.errors import MissingAttribute
@@ -61,6 +65,22 @@ def test_clear_values_are_repaired(vr, keyword, raw, expected):
 def test_unclear_values_have_no_value(vr, keyword, raw):
     with pytest.raises(values.Unreadable):
         read(vr, raw, keyword)
+
+
+@pytest.mark.filterwarnings("ignore")  # lengths and syntax of what is copied are the encoder's business
+@given(
+    vr=st.sampled_from(sorted(values.TEXT | values.ASCII)),
+    raw=st.one_of(st.binary(max_size=20), st.text("0123456789.-+eE:\\\\ ", max_size=20).map(str.encode)),
+)
+def test_any_bytes_give_a_value_that_can_be_written_or_a_named_refusal(vr, raw):
+    try:
+        element, _ = values.element(Tag(0x0009, 0x1001) if vr in {"LO", "SH"} else Tag("KVP"), vr, raw, ("ISO_IR 100",))
+    except (values.Unreadable, UnicodeDecodeError):
+        return
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.add(element)
+    ds.save_as(io.BytesIO(), implicit_vr=False, little_endian=True)
 
 
 def test_correct_ds_strings_stay_character_by_character(tmp_path):

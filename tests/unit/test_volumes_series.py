@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import highdicom
+import highdicom.legacy
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -351,3 +352,50 @@ def test_fewer_frames_than_declared_is_refused(tmp_path):
     ds.NumberOfFrames = "5"
     with pytest.raises(errors.UndecodablePixels):
         loaded(tmp_path, [ds])
+
+
+def test_legacy_converted_enhanced_ct(tmp_path):
+    datasets = factories.ct_series(5, charset="ISO_IR 100", values={"PositionReferenceIndicator": ""})
+    converted = highdicom.legacy.LegacyConvertedEnhancedCTImage(
+        legacy_datasets=datasets,
+        series_instance_uid=factories.uid("legacy"),
+        series_number=5,
+        sop_instance_uid=factories.uid("legacy", "instance"),
+        instance_number=1,
+    )
+    single = loaded(tmp_path / "s", datasets)
+    multi = loaded(tmp_path / "m", [converted])
+    np.testing.assert_array_equal(single.images.array, multi.images.array)
+    np.testing.assert_array_equal(single.images.positions, multi.images.positions)
+    assert multi.images.geometry is Geometry.REGULAR
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("Rows", 0), ("NumberOfFrames", "-3"), ("BitsStored", 17), ("HighBit", 3)]
+)
+def test_contradictory_pixel_attributes_are_refused(tmp_path, keyword, value):
+    with pytest.raises(errors.SeriesError):
+        loaded(tmp_path, factories.ct_series(1, values={keyword: value}))
+
+
+def test_series_too_large_for_memory_is_refused_before_it_is_allocated(tmp_path):
+    ds = factories.enhanced_ct(2)
+    ds.NumberOfFrames = str(2**21)
+    with pytest.raises(errors.UndecodablePixels, match="above the limit"):
+        loaded(tmp_path, [ds])
+
+
+def test_several_multi_frame_instances_are_refused(tmp_path):
+    one, other = factories.enhanced_ct(2), factories.enhanced_ct(2)
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = factories.uid("second")
+    with pytest.raises(errors.MixedGeometry, match="several multi-frame instances"):
+        loaded(tmp_path, [one, other])
+
+
+def test_planes_drifting_off_a_line_are_not_called_a_tilt(tmp_path):
+    datasets = factories.ct_series(5)
+    x, y, z = datasets[2].ImagePositionPatient
+    datasets[2].ImagePositionPatient = [x + 3, y, z]
+    images = loaded(tmp_path, datasets).images
+    assert images.geometry is Geometry.TILTED
+    assert "not along one line" in images.geometry_note
