@@ -6,7 +6,6 @@ Stop: the receiver first (no new work), then the rooms along the flow, so that w
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import signal
@@ -19,7 +18,7 @@ from dicomnode import __version__
 from dicomnode.assemble.assembler import Assembler
 from dicomnode.config import Config, Destination, Query
 from dicomnode.dispatch import Outbox, count_instances, echo
-from dicomnode.errors import ConfigError, StoreError
+from dicomnode.errors import ConfigError, NodeError
 from dicomnode.execute.dispatcher import Dispatcher
 from dicomnode.execute.slots import local_executor
 from dicomnode.housekeep import Housekeeper
@@ -98,8 +97,11 @@ class Node:
             if not self.receiver.alive and not self._stop.is_set():
                 logger.error("Receiver died; starting it again", extra={"action": "receiver_restarted"})
                 self._stop.wait(_RESTART_S)
-                with contextlib.suppress(StoreError):
+                try:
                     self.receiver.start()
+                except NodeError as error:
+                    extra = {"action": "receiver_failed", "error": str(error)}
+                    logger.error("Receiver does not start; trying again", extra=extra)
 
     def stop(self) -> None:
         """Stop every room along the flow; what is unfinished is in the table and goes on at the next start."""
@@ -108,7 +110,7 @@ class Node:
         self._stop.set()
         if self._watch.is_alive():
             self._watch.join(10)
-        self.receiver.stop(10)
+        self.receiver.close()
         self.assembler.stop()
         self.dispatcher.stop()
         self.outbox.stop()

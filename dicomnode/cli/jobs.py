@@ -6,8 +6,10 @@ import argparse
 from collections import Counter
 from datetime import UTC, datetime
 
+from sqlalchemy import Connection
+
 from dicomnode.cli.common import Commands, add_config, ago, command, err, load_config, open_store, out, table, when
-from dicomnode.domain import Band, JobState
+from dicomnode.domain import Band, JobState, Output
 from dicomnode.errors import IllegalMove
 from dicomnode.store import deliveries, events, jobs, outputs
 from dicomnode.store.jobs import Job
@@ -57,8 +59,8 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _job(connection: object, number: int) -> Job:
-    found = jobs.get(connection, number)  # type: ignore[arg-type]
+def _job(connection: Connection, number: int) -> Job:
+    found = jobs.get(connection, number)
     if found is None:
         raise IllegalMove(f"there is no job {number}; see dicomnode jobs list")
     return found
@@ -94,7 +96,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_objects(made: list[outputs.Output], sent: list[deliveries.Delivery]) -> None:
+def _print_objects(made: list[Output], sent: list[deliveries.Delivery]) -> None:
     if made:
         out.print(f"\n{len(made)} objects, series {made[0].series_uid}, in {made[0].path.parent}")
     states = Counter((one.destination, one.state.value, one.error) for one in sent)

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import Any, Final
 
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom.transport import ThreadedAssociationServer
 
 from dicomnode import dicom
+
+_VERIFICATION: Final = "1.2.840.10008.1.1"  # PS3.4 annex A
+_STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 annex C
 
 
 class StandInPACS:
@@ -23,15 +27,17 @@ class StandInPACS:
         self._counts: dict[str, int] = {}
         self._lock = Lock()
         self._ae = AE(ae_title=ae_title)
-        self._ae.add_supported_context(Verification)
-        self._ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        for service in (_VERIFICATION, _STUDY_ROOT_FIND):
+            self._ae.add_supported_context(service)
         for sop_class in dicom.STORAGE_SOP_CLASSES:
             self._ae.add_supported_context(sop_class, dicom.UNCOMPRESSED)
 
     def __enter__(self) -> StandInPACS:
         self.folder.mkdir(parents=True, exist_ok=True)
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
-        self._server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
+        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        assert server is not None  # block=False gives one
+        self._server: ThreadedAssociationServer = server
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

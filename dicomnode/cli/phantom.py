@@ -58,7 +58,8 @@ def noise(shape: tuple[int, int, int], sigma: float, seed: int) -> NDArray[np.fl
     frequency = np.hypot(fx, fy)
     weight = np.sqrt(frequency) * np.exp(-((frequency / 0.25) ** 2))
     field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * weight, s=shape[1:])
-    return (field * (sigma / field.std())).astype(np.float32)
+    scaled: NDArray[np.float32] = (field * (sigma / field.std())).astype(np.float32)
+    return scaled
 
 
 def head_ct(when: datetime, *, slices: int = 24, sigma: float = 14.0, seed: int = 1) -> Iterator[Dataset]:

@@ -8,6 +8,7 @@ from dicomnode.cli.common import Commands, add_config, ago, command, err, load_c
 from dicomnode.cli.route import print_verdicts
 from dicomnode.errors import StoreError
 from dicomnode.store import events, jobs, series
+from dicomnode.store.db import Database
 
 
 def add(commands: Commands) -> None:
@@ -43,8 +44,8 @@ def _series(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show(database: object, series_uid: str) -> int:
-    with database.read() as connection:  # type: ignore[attr-defined]
+def _show(database: Database, series_uid: str) -> int:
+    with database.read() as connection:
         one = series.get(connection, series_uid)
         if one is None:
             raise StoreError(f"no series {series_uid} has arrived")
