@@ -89,7 +89,6 @@ def placement(header: Dataset, frame: int) -> Placement:
     spacing = _numbers(header, frame, "PixelSpacing", 2)
     if min(spacing) <= 0:
         raise MissingAttribute(f"PixelSpacing of {label(header, frame)} is {spacing}: must be greater than 0")
-    phase = tuple((keyword, str(value)) for keyword in _PHASE if (value := find(header, frame, keyword)) is not None)
     return Placement(
         label=label(header, frame),
         position=_numbers(header, frame, "ImagePositionPatient", 3),
@@ -98,8 +97,12 @@ def placement(header: Dataset, frame: int) -> Placement:
         rows=int(header.Rows),
         columns=int(header.Columns),
         frame_of_reference=str(header.get("FrameOfReferenceUID") or ""),
-        phase=phase,
     )
+
+
+def phase(header: Dataset, frame: int) -> dict[str, str]:
+    """What can tell this plane apart from others at its position, by keyword."""
+    return {keyword: str(value) for keyword in _PHASE if (value := find(header, frame, keyword)) is not None}
 
 
 def rescale(header: Dataset, frame: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ know which. Coordinates are LPS [mm] throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,8 +47,6 @@ class Placement:
     rows: int
     columns: int
     frame_of_reference: str
-    #: Attributes that can tell planes at one position apart, by keyword.
-    phase: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +66,18 @@ class Stack:
     step: float
 
 
-def arrange(placements: Sequence[Placement]) -> Stack:
+def arrange(placements: Sequence[Placement], phase: Callable[[int], Mapping[str, str]]) -> Stack:
     """Order the planes as highdicom does and name their geometry.
 
     The order makes (slice, row, column) right-handed: against the normal row x column, so that plane 0 of an axial
     series of a supine patient is nearest the head.
+
+    Parameters
+    ----------
+    placements
+        One per plane, in any order.
+    phase
+        Gives, by keyword, the attributes that can tell the plane of an index apart from others at its position.
 
     Raises
     ------
@@ -87,22 +92,22 @@ def arrange(placements: Sequence[Placement]) -> Stack:
     orientation = _orientation(placements)
     normal = np.cross(orientation[:3], orientation[3:])
     positions = np.array([placement.position for placement in placements])
-    # At equal positions the label decides, so that the order never depends on the order of arrival.
-    labels = np.array([placement.label for placement in placements])
     along = -(positions @ normal)
-    order = np.lexsort((labels, along))
+    # At equal positions the label decides, so that no message depends on the order of arrival.
+    order = np.lexsort(([placement.label for placement in placements], along))
     ordered, along = positions[order], along[order]
     sideways = (ordered - ordered[0]) - np.outer(along[0] - along, normal)
-    _require_distinct([placements[index] for index in order], along, sideways)
+    _require_distinct([placements[index] for index in order], along, sideways, [int(index) for index in order], phase)
     steps = np.diff(along)
     geometry, note = _classify(steps, sideways)
+    usual = np.mean if geometry is Geometry.REGULAR else np.median
     return Stack(
         order=tuple(int(index) for index in order),
         positions=ordered,
         orientation=orientation,
         geometry=geometry,
         note=note,
-        step=float(np.mean(steps) if geometry is Geometry.REGULAR else np.median(steps)) if len(steps) else 0.0,
+        step=float(usual(steps)) if len(steps) else 0.0,
     )
 
 
@@ -156,7 +161,13 @@ def _degrees(first: Vectors, second: Vectors) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 
-def _require_distinct(ordered: Sequence[Placement], along: Vectors, sideways: Vectors) -> None:
+def _require_distinct(
+    ordered: Sequence[Placement],
+    along: Vectors,
+    sideways: Vectors,
+    order: Sequence[int],
+    phase: Callable[[int], Mapping[str, str]],
+) -> None:
     """Raise if two planes stand at one place along the normal."""
     close = np.flatnonzero(np.diff(along) < SAME_POSITION_MM)
     if not len(close):
@@ -168,16 +179,17 @@ def _require_distinct(ordered: Sequence[Placement], along: Vectors, sideways: Ve
             f"{first.label} and {second.label} lie in one plane, {apart:.1f} mm apart: several stacks; split the series"
         )
     groups = 1 + int(np.sum(np.diff(along) >= SAME_POSITION_MM))
+    telling = _told_apart_by([phase(index) for index in order])
     raise DuplicatePositions(
         f"{len(ordered)} images at {groups} positions, for example {first.label} and {second.label}: "
-        f"{_told_apart_by(ordered)}; split the series or route it to a pipeline that takes phases"
+        f"{telling}; split the series or route it to a pipeline that takes phases"
     )
 
 
-def _told_apart_by(ordered: Sequence[Placement]) -> str:
+def _told_apart_by(phases: Sequence[Mapping[str, str]]) -> str:
     values: dict[str, set[str]] = {}
-    for placement in ordered:
-        for keyword, value in placement.phase:
+    for phase in phases:
+        for keyword, value in phase.items():
             values.setdefault(keyword, set()).add(value)
     telling = [f"{keyword} ({len(seen)} values)" for keyword, seen in values.items() if len(seen) > 1]
     return f"told apart by {', '.join(telling)}" if telling else "nothing in their headers tells them apart"

@@ -168,16 +168,12 @@ def load(paths: Sequence[Path], *, incomplete: bool = False, default_charset: st
         One of its subclasses, naming the instance and what to do. Tilt, gaps and uneven steps are no errors but the
         `Geometry` of the result.
     """
-    if not paths:
-        raise MissingAttribute("a series without files")
-    reader = _Reader(default_charset)
-    with warnings.catch_warnings():
-        # pydicom warns, with values that may identify the patient, about what is judged and noted here anyway.
-        warnings.simplefilter("ignore")
-        for path in paths:
-            reader.read(path, len(paths))
+    reader = _read(paths, default_charset)
     numbered = _numbered(reader)
-    stack = geometry.arrange([frames.placement(reader.headers[index], frame) for index, frame in numbered])
+    stack = geometry.arrange(
+        [frames.placement(reader.headers[index], frame) for index, frame in numbered],
+        lambda plane: frames.phase(reader.headers[numbered[plane][0]], numbered[plane][1]),
+    )
     headers, planes = _planes(reader, numbered, stack)
     _repair_thickness(headers, stack, reader.normaliser)
     stored, padding = _in_order(reader, stack)
@@ -199,6 +195,18 @@ def load(paths: Sequence[Path], *, incomplete: bool = False, default_charset: st
         },
     )
     return source
+
+
+def _read(paths: Sequence[Path], default_charset: str) -> _Reader:
+    if not paths:
+        raise MissingAttribute("a series without files")
+    reader = _Reader(default_charset)
+    with warnings.catch_warnings():
+        # pydicom warns, with values that may identify the patient, about what is judged and noted here anyway.
+        warnings.simplefilter("ignore")
+        for path in paths:
+            reader.read(path, len(paths))
+    return reader
 
 
 def _numbered(reader: _Reader) -> list[tuple[int, int]]:
