@@ -94,7 +94,7 @@ def arrange(placements: Sequence[Placement], phase: Callable[[int], Mapping[str,
     positions = np.array([placement.position for placement in placements])
     along = -(positions @ normal)
     # At equal positions the label decides, so that no message depends on the order of arrival.
-    order = np.lexsort(([placement.label for placement in placements], along))
+    order = np.lexsort((np.array([placement.label for placement in placements]), along))
     ordered, along = positions[order], along[order]
     sideways = (ordered - ordered[0]) - np.outer(along[0] - along, normal)
     _require_distinct([placements[index] for index in order], along, sideways, [int(index) for index in order], phase)
