@@ -6,6 +6,8 @@ import ctypes
 import hashlib
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +21,15 @@ from dicomnode.errors import DiskFull, StoreError
 class ResultFolder:
     """``<results>/<job>/<run>``, written as ``<run>.part`` until `commit`.
 
-    Leaving the block without a commit deletes what was written.
+    Leaving the block without a commit deletes what was written. Objects are written and hashed by a second thread while
+    the caller encodes the next one: both release the interpreter.
     """
 
     def __init__(self, results: Path, job_id: int, run: str) -> None:
         self.final = results / str(job_id) / run
         self.part = self.final.with_name(f"{run}.part")
-        self._outputs: list[Output] = []
+        self._written: list[Future[Output]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="results")
 
     def __enter__(self) -> ResultFolder:
         shutil.rmtree(self.part, ignore_errors=True)
@@ -33,6 +37,7 @@ class ResultFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(self.part, ignore_errors=True)
 
     def add(self, dataset: Dataset, *, role: str, index: int) -> None:
@@ -40,34 +45,36 @@ class ResultFolder:
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
         raw = buffer.getbuffer()
-        name = f"{len(self._outputs):05d}.dcm"
-        try:
-            (self.part / name).write_bytes(raw)
-        except OSError as error:
-            raise DiskFull(f"cannot write result {dataset.SOPInstanceUID}: {error}") from error
-        self._outputs.append(
-            Output(
-                role=role,
-                index=index,
-                sop_class_uid=str(dataset.SOPClassUID),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
-                series_uid=str(dataset.SeriesInstanceUID),
-                study_uid=str(dataset.StudyInstanceUID),
-                path=self.final / name,
-                size=len(raw),
-                sha256=hashlib.sha256(raw).hexdigest(),
-            )
+        output = Output(
+            role=role,
+            index=index,
+            sop_class_uid=str(dataset.SOPClassUID),
+            sop_instance_uid=str(dataset.SOPInstanceUID),
+            series_uid=str(dataset.SeriesInstanceUID),
+            study_uid=str(dataset.StudyInstanceUID),
+            path=self.final / f"{len(self._written):05d}.dcm",
+            size=len(raw),
+            sha256="",
         )
+        self._written.append(self._pool.submit(self._write, raw, output))
+
+    def _write(self, raw: memoryview, output: Output) -> Output:
+        try:
+            (self.part / output.path.name).write_bytes(raw)
+        except OSError as error:
+            raise DiskFull(f"cannot write result {output.sop_instance_uid}: {error}") from error
+        return replace(output, sha256=hashlib.sha256(raw).hexdigest())
 
     def commit(self) -> list[Output]:
         """Make every object durable, then visible under the final name."""
         if self.final.exists():
             raise StoreError(f"{self.final} exists: two runs share a name")
+        outputs = [one.result() for one in self._written]
         sync_folder(self.part)
         self.part.rename(self.final)
         for folder in (self.final.parent, self.final.parent.parent):
             fsync(folder)
-        return list(self._outputs)
+        return outputs
 
 
 def sync_folder(folder: Path) -> None:
