@@ -96,11 +96,6 @@ def known(term: str) -> bool:
     return term == "" or term in _WHOLE or number in _G1 or number in {"87", "159"}
 
 
-def declares_high_half(charset: Terms) -> bool:
-    """Whether bytes above 0x7F have a meaning in ``charset``."""
-    return any(term in _WHOLE or _codec(term) is not None for term in charset)
-
-
 def decode(raw: bytes, charset: Terms, *, name: bool = False) -> str:
     """Decode one element value, all its backslash-separated values at once.
 

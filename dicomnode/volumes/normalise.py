@@ -135,9 +135,8 @@ class Normaliser:
         terms = charset.terms(raw)
         unknown = [term for term in terms if not charset.known(term)]
         if unknown:
-            self.note(f"SpecificCharacterSet {raw!r} is not a known term: taken as absent")
+            self.note(f"SpecificCharacterSet {raw!r} is not a known term: only ASCII text can be read")
             logger.info("unknown character set", extra={"action": "charset_unknown", "sop_instance_uid": uid})
-            return ("",)
         return terms
 
     def _copy(self, dataset: Dataset, terms: charset.Terms, uid: str) -> Dataset:
@@ -182,7 +181,7 @@ class Normaliser:
         self, tag: BaseTag, vr: str, raw: bytes, terms: charset.Terms, uid: str
     ) -> tuple[DataElement | None, str]:
         note = ""
-        if vr in values.TEXT and not raw.isascii() and not charset.declares_high_half(terms) and b"\x1b" not in raw:
+        if vr in values.TEXT and terms == ("",) and not raw.isascii():
             terms, note = self._default, f"8-bit text without a character set: read as {'/'.join(self._default)}"
         try:
             element, repaired = values.element(tag, vr, raw, terms)

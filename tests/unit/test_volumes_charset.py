@@ -59,6 +59,27 @@ def test_undecodable_name_is_refused_by_name_of_the_attribute_and_without_the_id
     assert "ller" not in str(refused.value)
 
 
+@pytest.mark.filterwarnings("ignore:Unknown encoding")
+@pytest.mark.parametrize("declared", ["\\ISO 2022 IR 87", "X_UNHEARD_OF"])
+def test_declared_character_set_is_never_replaced_by_the_site_default(tmp_path, declared):
+    (ds,) = factories.ct_series(1, charset=None, name="山田".encode("shift_jis"))
+    factories.set_raw(ds, "SpecificCharacterSet", declared.split("\\"))
+    (path,) = factories.write_series(tmp_path, [ds])
+    with pytest.raises(UndecodableText, match="PatientName"):
+        Normaliser("ISO_IR 100").header(dcmread(path), path.name)
+
+
+@pytest.mark.filterwarnings("ignore:Unknown encoding")
+def test_unknown_character_set_does_no_harm_to_ascii_text(tmp_path):
+    (ds,) = factories.ct_series(1, charset=None)
+    ds.SpecificCharacterSet = "X_UNHEARD_OF"
+    ds.PatientName = "Doe^Jane"
+    (path,) = factories.write_series(tmp_path, [ds])
+    normaliser = Normaliser()
+    assert str(normaliser.header(dcmread(path), path.name).PatientName) == "Doe^Jane"
+    assert any("X_UNHEARD_OF" in note for note in normaliser.notes)
+
+
 def test_undecodable_description_is_left_out_with_a_note(tmp_path):
     (ds,) = factories.ct_series(1, charset="ISO_IR 192")
     ds["SeriesDescription"]._value = b"Sch\xe4del"
