@@ -11,11 +11,10 @@ NodeError
 ├── SeriesError                  a series that cannot become a pipeline's input
 │   ├── MissingAttribute         an attribute the computation needs is absent
 │   ├── MixedGeometry            rows, columns, orientation or frame of reference differ
-│   ├── MissingSlices            the stack has holes
-│   ├── TiltedGantry             slice positions do not run along the slice normal
 │   ├── DuplicatePositions       several instances at one position
 │   ├── UnsupportedSOPClass      not an image class this node can read
-│   └── UndecodablePixels        the pixel data does not decode
+│   ├── UndecodablePixels        the pixel data does not decode
+│   └── UndecodableText          the patient's identity is in no known character set
 ├── PipelineError
 │   ├── Unsuitable               said by the pipeline's author: an outcome, not a fault
 │   ├── PipelineNotLoadable      "module:Class" or its options are wrong
@@ -102,14 +101,6 @@ class MixedGeometry(SeriesError):
     """Rows, columns, orientation or frame of reference differ inside the series."""
 
 
-class MissingSlices(SeriesError):
-    """The stack has holes."""
-
-
-class TiltedGantry(SeriesError):
-    """Slice positions do not run along the slice normal."""
-
-
 class DuplicatePositions(SeriesError):
     """Several instances stand at one position."""
 
@@ -120,6 +111,10 @@ class UnsupportedSOPClass(SeriesError):
 
 class UndecodablePixels(SeriesError):
     """The pixel data does not decode."""
+
+
+class UndecodableText(SeriesError):
+    """Text of the patient's identity cannot be decoded: set the source's character set, then run the series again."""
 
 
 class PipelineError(NodeError):

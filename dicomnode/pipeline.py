@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dicomnode.errors import SeriesError, Unsuitable
+from dicomnode.errors import Unsuitable
 
 __all__ = [
     "HU",
@@ -208,8 +208,3 @@ class Pipeline(abc.ABC, Generic[Input]):
     @abc.abstractmethod
     def run(self, series: Input) -> Result:
         """Compute the result of one series."""
-
-
-def refuse(error: SeriesError) -> Unsuitable:
-    """Turn a reason the series could not be built into the outcome it is."""
-    return Unsuitable(f"{type(error).__name__}: {error}")

@@ -30,7 +30,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from dicomnode.errors import MissingAttribute, SeriesError
+from dicomnode.errors import MissingAttribute, UndecodableText
 from dicomnode.volumes import charset, values
 
 logger = logging.getLogger(__name__)
@@ -80,10 +80,6 @@ _REQUIRED: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "Series
 _IDENTITY: Final = frozenset({"AccessionNumber", "StudyID"})
 #: Transfer syntaxes that always lose; JPEG 2000 and HTJ2K may lose and then say so in LossyImageCompression.
 _LOSSY: Final = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
-
-
-class UndecodableText(SeriesError):
-    """Text of the patient's identity cannot be decoded: set the source's character set, then run the series again."""
 
 
 class Normaliser:
