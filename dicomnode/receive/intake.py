@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from dicomnode.dicom import CANNOT_UNDERSTAND, DUPLICATE_SOP_INSTANCE, OUT_OF_RESOURCES, SUCCESS
+from dicomnode.dicom import CANNOT_UNDERSTAND, DUPLICATE_SOP_INSTANCE, OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCESS
 from dicomnode.domain import Quarantined
 from dicomnode.errors import InstanceConflict, ReceiveError, StoreError
 from dicomnode.faults import reached
@@ -143,9 +143,14 @@ class Sink:
             part.discard()
             self._no_room(error)
             return self._refused()
-        except BaseException:
+        except Exception:  # DIMSE boundary: the sender gets a status whatever happens here
+            logger.exception(
+                "Instance %s could not be taken in",
+                printable(self._request.sop_instance_uid),
+                extra={"action": "receive_failed", "association": self._peer.association_id},
+            )
             part.discard()
-            raise
+            return PROCESSING_FAILURE
 
     def abandon(self) -> None:
         """The rest will not come: nothing remains, nobody was promised anything."""

@@ -53,13 +53,15 @@ class Receiver:
         self.committer = Committer(self._database, self.spool, settings.durability, self._rescan, poke)
         intake = Intake(settings, self.spool, self.quarantine, self.watermark, self.committer, _now)
         self._began = _now()
-        self._left_over = True
+        self._left_over, self._stopped = True, False
         try:
             self.server = Server(application_entity(intake), (settings.address, settings.port), intake)
         except OSError as error:
             self._database.close()
             raise NodeError(f"cannot listen on {settings.address}:{settings.port}: {error.strerror}") from error
-        self._accepting = threading.Thread(target=self.server.serve_forever, name="receive-accept", daemon=True)
+        self._accepting = threading.Thread(
+            target=self.server.serve_forever, args=(0.1,), name="receive-accept", daemon=True
+        )
 
     @property
     def port(self) -> int:
@@ -89,6 +91,9 @@ class Receiver:
 
     def stop(self, grace: float = GRACE) -> None:
         """Let nobody in, let what is on its way finish for ``grace`` seconds, end associations, write the last rows."""
+        if self._stopped:
+            return
+        self._stopped = True
         self.server.close_door()
         for association in self.server.associations:
             association.stop_soon()

@@ -7,7 +7,6 @@ Whatever it does not serve itself is handed back unread: the caller lets pynetdi
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 import time
@@ -15,15 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dicomnode.dicom import PROCESSING_FAILURE, SUCCESS
+from dicomnode.dicom import SUCCESS
 from dicomnode.faults import reached
 from dicomnode.receive import dimse
 from dicomnode.receive.dimse import COMMAND, LAST, P_DATA, PDU, PDV, Command
 from dicomnode.receive.intake import Intake, Sink
 from dicomnode.receive.request import Peer, Request
 from dicomnode.receive.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 #: Bytes read at once; two of the largest PDUs that are advertised. An association's memory is this, at any object size.
 _BUFFER: Final = 262144
@@ -104,7 +101,8 @@ class Stream:
         set_timeouts(self._sock, self._settings)
         return self._serve()
 
-    def _serve(self) -> bytes:  # the hot loop: one function, so that its state stays in locals
+    def _serve(self) -> bytes:
+        """Serve; longer than a page because the state of the hot loop stays in local variables."""
         largest, accepted = self._largest, self._accepted
         buffer = memoryview(bytearray(_BUFFER))
         unpack_pdu, unpack_pdv = PDU.unpack_from, PDV.unpack_from
@@ -123,8 +121,10 @@ class Stream:
                             if end - position < 6:
                                 break
                             kind, pdu_left = unpack_pdu(buffer, position)
-                            if kind != P_DATA:
+                            if kind in (dimse.RELEASE_RQ, dimse.ABORT):
                                 return bytes(buffer[position:end])
+                            if kind != P_DATA:
+                                raise ProtocolError(dimse.ABORT_UNEXPECTED_PDU, f"a PDU of type {kind} came")
                             if pdu_left > largest:
                                 raise ProtocolError(
                                     dimse.ABORT_INVALID_PARAMETER, f"a PDU of {pdu_left} bytes was announced"
@@ -182,7 +182,7 @@ class Stream:
                     if not pdu_left:
                         pdu_began = now
                 position, end = 0, rest
-                inside = bool(pdu_left or rest)
+                inside = bool(pdu_left or pdv_left or rest)
                 count = self._read(buffer[end:], inside=inside, since=pdu_began if inside else now)
                 if not count:
                     return b""
@@ -234,14 +234,7 @@ class Stream:
 
     def _finish(self, context: int, request: Command, sink: Sink) -> None:
         """Settle an object and answer."""
-        try:
-            status = sink.done()
-        except Exception:  # DIMSE boundary: the sender gets a status whatever happens here
-            logger.exception(
-                "An object could not be taken in",
-                extra={"action": "receive_failed", "association": self._peer.association_id},
-            )
-            status = PROCESSING_FAILURE
+        status = sink.done()
         self.amid = False
         self._counts.add(status, sink.size)
         self._sock.sendall(dimse.response(context, request, status))

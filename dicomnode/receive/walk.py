@@ -166,8 +166,11 @@ class Walk:
                 position += used - len(piece)
         self._skip = position - size
 
-    def _parse(self, data: bytes) -> int:  # the hot loop: one function, so that its state stays in locals
-        """Step over the elements that begin in ``data``; return where the next one begins, perhaps beyond its end."""
+    def _parse(self, data: bytes) -> int:
+        """Step over the elements that begin in ``data``; return where the next one begins, perhaps beyond its end.
+
+        This is longer than a page because the state of the hot loop stays in local variables.
+        """
         position, end, mode, explicit, little = 0, len(data), self._mode, self._explicit, self._little
         stack, top = self._stack, not self._stack
         while end - position >= 8:
