@@ -31,6 +31,13 @@ AIR_MODE_HU: Final = -1045.0
 #: Undeclared padding (-2000, -3024) lies below this [HU].
 PADDING_BELOW_HU: Final = -1200.0
 
+#: Soft tissue and fat [HU], and the least share of a series that they make up: a chest with much air holds 10 %.
+SOFT_TISSUE_HU: Final = (-250.0, 300.0)
+LEAST_TISSUE: Final = 0.005
+#: Bone and metal lie above [HU]; a skull seen without any air around it stays below this share.
+DENSE_HU: Final = 500.0
+MOST_DENSE: Final = 0.4
+
 _HEAD: Final = re.compile(
     r"\b(head|brain|skull|cranium|neuro|cerebral|sch(ä|ae)del|kopf|t(ê|e)te|crane)\b", re.IGNORECASE
 )
@@ -121,10 +128,16 @@ def require_hounsfield(array: NDArray[np.float32], padding: NDArray[np.bool_]) -
         raise dn.Unsuitable(f"every voxel has the value {lowest:g}")
     if lowest >= 0.0:
         raise dn.Unsuitable(f"the lowest value is {lowest:g}: not HU, or clipped at 0")
+    tissue = float(((values > SOFT_TISSUE_HU[0]) & (values < SOFT_TISSUE_HU[1])).mean())
+    if tissue < LEAST_TISSUE:
+        raise dn.Unsuitable(f"{tissue:.1%} of the values are those of soft tissue: not HU, or no body")
+    low = values[values <= PADDING_BELOW_HU]
+    if low.size > 0.01 * values.size and float((low == np.median(low)).mean()) < 0.5:  # padding has one value
+        raise dn.Unsuitable(f"{low.size / values.size:.0%} of the values vary below {PADDING_BELOW_HU:g}: not HU")
     air = values[(values < AIR_BELOW_HU) & (values > PADDING_BELOW_HU)]
-    below = int((values <= PADDING_BELOW_HU).sum())
-    if air.size < 0.001 * values.size and below > 0.01 * values.size:
-        raise dn.Unsuitable(f"no air near -1000 HU, but {below / values.size:.0%} below {PADDING_BELOW_HU:g}: not HU")
+    dense = float((values > DENSE_HU).mean())
+    if air.size == 0 and dense > MOST_DENSE:
+        raise dn.Unsuitable(f"no air, and {dense:.0%} of the values above {DENSE_HU:g}: not HU, the rescale is missing")
     if air.size > 0.01 * values.size:
         counts, edges = np.histogram(air, bins=70, range=(PADDING_BELOW_HU, AIR_BELOW_HU))
         mode = float(edges[int(np.argmax(counts))]) + 5.0

@@ -116,7 +116,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
             try:
                 part = torch.from_numpy(image[begin : begin + batch]).to(self.device)[:, None]
                 with torch.inference_mode(), self._precision():
-                    output[begin : begin + batch] = (part - strength * self.net.noise(part))[:, 0].cpu().numpy()
+                    output[begin : begin + batch] = (part - self.net.noise(part, strength))[:, 0].cpu().numpy()
             except torch.OutOfMemoryError:
                 if batch == 1:
                     raise

@@ -75,6 +75,7 @@ def bm3d_method(spectrum: Tensor | None) -> Method | None:
         import bm3d  # development side only: non-commercial licence
     except ImportError:
         return None
+    vars(np).setdefault("trapz", np.trapezoid)  # bm4d 4.2.5 still uses the name NumPy 2.4 removed
 
     def run(image: Tensor, sigma: float) -> Tensor:
         given = sigma if spectrum is None else spectrum.double().numpy()

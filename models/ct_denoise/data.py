@@ -96,19 +96,20 @@ class Pool:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             values = {"clean": pool.clean.cpu(), "noise": pool.noise.cpu()}
-            values |= {"pixel_mm": torch.tensor(pool.pixel_mm), "sigma_hu": torch.tensor(pool.sigma_hu)}
+            numbers = {"pixel_mm": pool.pixel_mm, "sigma_hu": pool.sigma_hu}
+            values |= {name: torch.tensor(part, dtype=torch.float64) for name, part in numbers.items()}
             save_file(values | {"key": torch.tensor(list(key.encode()), dtype=torch.uint8)}, file)
         return pool
 
 
 def _insert(draw: Draw, size: int, pixel_mm: float) -> Tensor:
-    """A soft-edged disc of 2 to 10 mm and 3 to 30 HU, either sign: (row, column) [HU]."""
+    """A soft-edged disc of 2 to 20 mm and 3 to 40 HU, either sign: (row, column) [HU]."""
     axis = torch.arange(size, dtype=torch.float32) * pixel_mm
     span = size * pixel_mm
     x, y = draw.uniform(0.2, 0.8) * span, draw.uniform(0.2, 0.8) * span
     distance = torch.sqrt((axis[:, None] - y) ** 2 + (axis[None, :] - x) ** 2)
-    radius = draw.log_uniform(1.0, 5.0)
-    height = draw.log_uniform(3.0, 30.0) * (1.0 if draw.chance(0.5) else -1.0)
+    radius = draw.log_uniform(1.0, 10.0)
+    height = draw.log_uniform(3.0, 40.0) * (1.0 if draw.chance(0.5) else -1.0)
     return height * torch.sigmoid((radius - distance) * 3.0 / max(pixel_mm, 0.5))
 
 

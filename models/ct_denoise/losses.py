@@ -61,12 +61,18 @@ def spectrum_shape(noise_in: Tensor, noise_out: Tensor) -> Tensor:
 
 
 def insert_loss(response: Tensor, insert: Tensor) -> Tensor:
-    """Share of a low-contrast insert that the network takes for noise.
+    """Share of a low-contrast insert that the network takes for noise: mean of its area's share and its edge's.
 
     ``response``: predicted noise with the insert less without it, same noise [HU]; ``insert`` [HU]; (batch, 1, row,
     column). 0 when the insert passes whole, 1 when it is removed.
     """
-    height = insert.abs().amax((1, 2, 3), keepdim=True).clamp(min=1.0)
-    weight = insert.abs() / height
-    lost = (response.abs() * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)).clamp(min=1.0) * height[:, 0, 0, 0])
-    return lost.mean()
+    return 0.5 * (
+        _share(response, insert) + 0.5 * sum(_share(response.diff(dim=d), insert.diff(dim=d)) for d in (2, 3))
+    )
+
+
+def _share(lost: Tensor, given: Tensor) -> Tensor:
+    """Mean of |lost| / max |given| where ``given`` is, weighted by |given|; (batch, 1, row, column)."""
+    peak = given.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-3)
+    weight = given.abs() / peak
+    return ((lost.abs() / peak * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-3)).mean()

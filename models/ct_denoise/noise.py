@@ -86,7 +86,7 @@ def noise_level(before: Tensor, after: Tensor) -> tuple[float, float]:
     squares = before.unfold(0, WINDOW, WINDOW // 2).unfold(1, WINDOW, WINDOW // 2).reshape(-1, WINDOW * WINDOW)
     mean = squares.mean(1)
     flat = _windows(before).std(1)
-    tissue = (mean > low) & (mean < high) & (flat > 0.0) & (flat < 100.0)
+    tissue = (mean > low) & (mean < high) & (flat > 0.0)
     if int(tissue.sum()) < 8:
         return float("nan"), float("nan")
     chosen = tissue & (flat <= torch.quantile(flat[tissue], 0.25))

@@ -45,10 +45,10 @@ class Config:
     #: Arguments of the network.
     widths: tuple[int, ...] = (32, 48, 64)
     blocks: int = 2
-    #: Weights of the loss terms.
+    #: Weights of the loss terms; the last two hold for the cautious estimate only.
     gradient: float = 0.1
-    spectrum: float = 0.15
-    insert: float = 0.4
+    spectrum: float = 0.2
+    insert: float = 0.8
     #: The strength at which the spectrum term holds.
     strength: float = 0.6
     seed: int = 0
@@ -77,21 +77,23 @@ def _losses(net: DenoiseUNet, batch: Patches, config: Config, jitter: Tensor) ->
         predicted = net(images.contiguous(memory_format=torch.channels_last), sigma).float()
     clean = torch.cat((batch.clean, batch.clean, batch.clean + batch.insert))
     error = (predicted - torch.cat((first, second, first))) / scale
+    cautious = predicted[:, :1]
     given = (first - second)[:, 0]
-    left = given - config.strength * (predicted[:count] - predicted[count : 2 * count])[:, 0]
+    left = given - config.strength * (cautious[:count] - cautious[count : 2 * count])[:, 0]
     return {
-        "pixel": losses.charbonnier(error, clean),
-        "gradient": losses.gradient_l1(error, clean),
+        "least": losses.charbonnier(error[:, 1:], clean),
+        "least_gradient": losses.gradient_l1(error[:, 1:], clean),
+        "pixel": losses.charbonnier(error[:, :1], clean),
+        "gradient": losses.gradient_l1(error[:, :1], clean),
         "spectrum": losses.spectrum_shape(given / scale[:count, 0], left / scale[:count, 0]),
-        "insert": losses.insert_loss(predicted[2 * count :] - predicted[:count], batch.insert),
+        "insert": losses.insert_loss(cautious[2 * count :] - cautious[:count], batch.insert),
     }
 
 
 def _total(parts: dict[str, Tensor], config: Config) -> Tensor:
-    weighted = (
-        config.gradient * parts["gradient"] + config.spectrum * parts["spectrum"] + config.insert * parts["insert"]
-    )
-    return parts["pixel"] + weighted
+    least = parts["least"] + config.gradient * parts["least_gradient"]
+    cautious = parts["pixel"] + config.gradient * parts["gradient"]
+    return least + cautious + config.spectrum * parts["spectrum"] + config.insert * parts["insert"]
 
 
 def _rate(step: int, config: Config) -> float:
