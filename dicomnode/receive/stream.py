@@ -175,7 +175,6 @@ class Stream:
                 if chunks and sink is not None:
                     sink.write(chunks)
                     chunks = []
-                    reached("mid-association")
                 rest = end - position  # less than a header
                 if rest and position:
                     buffer[:rest] = bytes(buffer[position:end])
@@ -226,6 +225,7 @@ class Stream:
                 transfer_syntax_uid=transfer,
             ),
         )
+        reached("mid-association")
         if request.has_data_set:
             self.amid = True
             return sink
