@@ -115,7 +115,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
         while begin < len(image):
             try:
                 part = torch.from_numpy(image[begin : begin + batch]).to(self.device)[:, None]
-                with torch.inference_mode(), self._precision():
+                with torch.inference_mode(), ct_denoise.precision(self.device):
                     output[begin : begin + batch] = (part - self.net.noise(part, strength))[:, 0].cpu().numpy()
             except torch.OutOfMemoryError:
                 if batch == 1:
@@ -125,10 +125,6 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
             begin += batch
             self.progress("denoising", min(1.0, begin / len(image)))
         return output
-
-    def _precision(self) -> torch.autocast:
-        """Half precision where the hardware is made for it; the network keeps its first and last layer in float32."""
-        return torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
 
 
 def refuse_denoised(series: dn.ImageSeries) -> None:

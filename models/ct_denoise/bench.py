@@ -86,9 +86,7 @@ def run(bench: Bench, denoise: Denoiser) -> dict[str, float]:
     inserts = (denoise(plain_in + bench.inserts) - plain).mean(0)
     found: dict[str, float] = {}
     core = slice(SIZE // 2 - 40, SIZE // 2 + 40)
-    mean = plain.mean(0)
-    left = (plain - mean)[:, core, core] * (len(plain) / max(1, len(plain) - 1)) ** 0.5
-    given = bench.noise[:, core, core]
+    left, given = _deviations(plain)[:, core, core], _deviations(bench.noise)[:, core, core]
     found["noise_in_hu"], found["noise_out_hu"] = float(given.std()), float(left.std())
     found["noise_reduction"] = 1.0 - found["noise_out_hu"] / found["noise_in_hu"]
     before, after = (metrics.mean_frequency(*metrics.noise_spectrum(part, PIXEL_MM)) for part in (given, left))
@@ -103,6 +101,11 @@ def run(bench: Bench, denoise: Denoiser) -> dict[str, float]:
     found["false_blobs"] = false_blobs(left)
     found["false_blobs_gaussian"] = false_blobs(gaussian_of_equal_noise(given, found["noise_out_hu"]))
     return found
+
+
+def _deviations(images: Tensor) -> Tensor:
+    """Deviations from the mean over realisations, scaled so that their variance is unbiased."""
+    return (images - images.mean(0)) * (len(images) / max(1, len(images) - 1)) ** 0.5
 
 
 def gaussian_of_equal_noise(noise: Tensor, sigma_hu: float) -> Tensor:

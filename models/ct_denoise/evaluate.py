@@ -21,7 +21,7 @@ from models.ct_denoise import baselines, bench, cases, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.bundle import load
 from models.ct_denoise.cases import Case
-from models.ct_denoise.net import DenoiseUNet
+from models.ct_denoise.net import DenoiseUNet, precision
 from models.ct_denoise.noise import gaussian_blur, noise_level
 from models.ct_denoise.projection import KERNELS
 
@@ -41,7 +41,8 @@ def ours(net: DenoiseUNet, strength: float) -> Method:
     """The network at ``strength``."""
 
     def run(image: Tensor, _sigma: float) -> Tensor:
-        return image - net.noise(image[None, None], strength)[0, 0]
+        with precision(image.device):
+            return image - net.noise(image[None, None], strength)[0, 0]
 
     return run
 
@@ -208,7 +209,7 @@ def speed(net: DenoiseUNet) -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     image, taken = 20.0 * torch.randn(1, 1, 512, 512), []
-    with torch.inference_mode():
+    with torch.inference_mode(), precision(image.device):
         for _ in range(6):
             begun = time.process_time()
             net.noise(image, DEFAULT)

@@ -17,6 +17,8 @@ WINDOW: Final = (-160.0, 240.0)
 #: Channel widths of the Laguerre-Gauss channels [share of the insert's radius] and their number.
 CHANNELS: Final = 6
 CHANNEL_WIDTH: Final = 1.5
+#: Distance on either side of an edge that its spread is measured over [mm]: longer than that of every kernel here.
+EDGE_MM: Final = 5.0
 
 
 def _windowed(image: Tensor) -> Tensor:
@@ -91,15 +93,15 @@ def ttf50(disc: Tensor, centre: tuple[float, float], radius_mm: float, pixel_mm:
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in disc.shape), indexing="ij")
     radius = torch.sqrt((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) * pixel_mm
     step = pixel_mm / 4.0
-    # 4 pixels either side: the edge spread of every kernel here is shorter, and beyond it there is only noise
-    reach = 5.0 * pixel_mm
+    reach = EDGE_MM
     near = (radius - radius_mm).abs() < reach
     edges = np.arange(radius_mm - reach, radius_mm + reach + step, step)
     which = np.digitize(radius[near].numpy(), edges) - 1
     counts = np.bincount(which, minlength=len(edges))[: len(edges) - 1]
     sums = np.bincount(which, weights=disc[near].double().numpy(), minlength=len(edges))[: len(edges) - 1]
     esf = np.interp(np.arange(len(counts)), np.flatnonzero(counts), (sums / np.maximum(counts, 1))[counts > 0])
-    lsf = np.diff(esf) * np.hanning(len(esf) - 1)
+    taper = np.clip(2.0 * (1.0 - np.abs(np.linspace(-1.0, 1.0, len(esf) - 1))), 0.0, 1.0)
+    lsf = np.diff(esf) * np.sin(0.5 * np.pi * taper) ** 2  # flat over the middle half: a full Hann would sharpen it
     ttf = np.abs(np.fft.rfft(lsf, 8192))
     ttf = ttf / ttf[0]
     below = np.flatnonzero(ttf < 0.5)

@@ -1,0 +1,202 @@
+"""Losses, training and the figures of merit: each against a case whose answer is known."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.ct_denoise import baselines, bench, evaluate, losses, metrics, net, noise, simulate, train
+from models.ct_denoise.data import Pool
+from models.ct_denoise.projection import KERNELS
+
+CPU = torch.device("cpu")
+TINY = train.Config(
+    steps=120, pool=3, slices=1, per_slice=2, patch=64, warm_up=10, rate=2e-3, widths=(8, 8, 8), blocks=1
+)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    slices = [simulate.simulate_slice(seed, 160) for seed in range(3)]
+    clean = torch.stack([(item.clean * 16).round().clamp(-32768, 32767).to(torch.int16) for item in slices])
+    noises = torch.stack([item.noise.half() for item in slices])
+    return Pool(clean, noises, [item.pixel_mm for item in slices], [item.sigma_hu for item in slices])
+
+
+def trained(pool: Pool, work, steps: int, config: train.Config = TINY) -> train.Trainer:
+    trainer = train.Trainer(config, work, CPU)
+    while trainer.step < steps:
+        trainer.advance(pool)
+    return trainer
+
+
+def test_training_fits_a_batch_it_sees_again_and_again(pool, tmp_path, monkeypatch):
+    batch = train.draw_patches(pool, 5, 1, 2, 64)
+    monkeypatch.setattr(train, "draw_patches", lambda *_: batch)
+    trainer = train.Trainer(TINY, tmp_path, CPU)
+    first = trainer.advance(pool)
+    while trainer.step < TINY.steps:
+        last = trainer.advance(pool)
+    assert float(last["least"]) < 0.8 * float(first["least"])
+    assert float(last["pixel"]) < 0.9 * float(first["pixel"])
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(pool, tmp_path):
+    whole = trained(pool, tmp_path / "whole", 8)
+    trained(pool, tmp_path / "parts", 4).keep()
+    resumed = trained(pool, tmp_path / "parts", 8)
+    for one, other in zip(whole.average.parameters(), resumed.average.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(pool, tmp_path):
+    trained(pool, tmp_path, 1).keep()
+    with pytest.raises(SystemExit, match="another configuration"):
+        train.Trainer(replace(TINY, insert=0.0), tmp_path, CPU)
+
+
+def test_an_untrained_network_removes_nothing():
+    image = 20.0 * torch.randn(2, 1, 33, 40)
+    with torch.inference_mode():
+        assert float(net.build("denoise_unet").noise(image, 1.0).abs().max()) == 0.0
+
+
+def test_an_unknown_network_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"mystery.*denoise_unet"):
+        net.build("mystery")
+
+
+def test_half_precision_moves_the_result_by_less_than_a_stored_step():
+    torch.manual_seed(0)
+    made = net.build("denoise_unet", {"widths": [8, 12, 16], "blocks": 1})
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    image = 15.0 * torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        plain = made.noise(image, 1.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = made.noise(image, 1.0)
+    assert float(plain.std()) > 1.0
+    assert float((half - plain).std() / plain.std()) < 0.02
+
+
+def test_the_spectrum_term_is_zero_for_noise_turned_down_and_not_for_noise_blurred():
+    given = torch.randn(4, 64, 64, generator=torch.Generator().manual_seed(2))
+    assert float(losses.spectrum_shape(given, 0.4 * given)) == pytest.approx(0.0, abs=1e-3)
+    assert float(losses.spectrum_shape(given, noise.gaussian_blur(given[:, None], 0.8)[:, 0])) > 0.3
+
+
+def test_the_insert_term_is_the_share_of_the_insert_that_is_lost():
+    insert = torch.zeros(2, 1, 32, 32)
+    insert[:, :, 10:20, 10:20] = -12.0
+    assert float(losses.insert_loss(torch.zeros_like(insert), insert)) == 0.0
+    assert float(losses.insert_loss(0.5 * insert, insert)) == pytest.approx(0.5, abs=1e-3)
+    assert float(losses.insert_loss(insert, insert)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_pixel_term_grows_with_the_error_and_counts_air_less():
+    error = torch.ones(1, 1, 8, 8)
+    error[..., :4] = 2.0
+    tissue, half_air = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    half_air[..., :4] = -1000.0
+    assert float(losses.charbonnier(error, tissue)) == pytest.approx(1.5, abs=0.01)
+    assert float(losses.charbonnier(error, half_air)) < 1.3
+
+
+def test_the_gradient_term_ignores_bone_and_counts_soft_tissue():
+    error = torch.rand(1, 1, 16, 16)
+    assert float(losses.gradient_l1(error, torch.full_like(error, 800.0))) == 0.0
+    assert float(losses.gradient_l1(error, torch.full_like(error, 40.0))) > 0.1
+
+
+def test_psnr_and_rmse_are_those_of_the_definition():
+    reference, mask = torch.zeros(32, 32), torch.ones(32, 32, dtype=torch.bool)
+    image = reference + 4.0
+    assert metrics.rmse(reference, image, mask) == pytest.approx(4.0)
+    assert metrics.psnr(reference, image, mask) == pytest.approx(20.0 * math.log10(400.0 / 4.0), abs=1e-3)
+    assert metrics.ssim(reference, reference, mask) == pytest.approx(1.0)
+
+
+def test_edge_preservation_and_correlation_are_one_for_the_same_image_and_fall_with_noise():
+    generator = torch.Generator().manual_seed(0)
+    image = 60.0 * torch.randn(40, 40, generator=generator)
+    mask = torch.ones(40, 40, dtype=torch.bool)
+    noisy = image + 60.0 * torch.randn(40, 40, generator=generator)
+    for figure in (metrics.edge_preservation, metrics.correlation):
+        assert figure(image, image, mask) == pytest.approx(1.0, abs=1e-5)
+        assert figure(image, noisy, mask) < 0.9
+
+
+def test_the_transfer_function_of_a_gaussian_edge_is_the_one_of_theory():
+    size, pixel_mm, sigma_mm = 160, 0.5, 0.8
+    axis = (torch.arange(size) - (size - 1) / 2.0) * pixel_mm
+    radius = torch.sqrt(axis[:, None] ** 2 + axis[None] ** 2)
+    disc = 0.5 * torch.erfc((radius - 20.0) / (sigma_mm * math.sqrt(2.0)))
+    # exp(-2 (pi sigma f)^2) = 1/2; bins and window move it by a few per cent
+    expected = math.sqrt(math.log(2.0) / 2.0) / (math.pi * sigma_mm)
+    centre = ((size - 1) / 2.0,) * 2
+    assert metrics.ttf50(disc, centre, 20.0, pixel_mm) == pytest.approx(expected, rel=0.05)
+
+
+def test_mean_frequency_falls_when_noise_is_blurred():
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(6, 64, 64, generator=generator)
+    plain, blurred = (
+        metrics.mean_frequency(*metrics.noise_spectrum(part, 0.7))
+        for part in (white, noise.gaussian_blur(white[:, None], 1.0)[:, 0])
+    )
+    assert plain == pytest.approx(2.0 / 3.0 * 0.5 / 0.7, rel=0.05)  # mean radius of a disc up to Nyquist
+    assert blurred < 0.6 * plain
+
+
+def test_detectability_is_the_one_of_known_gaussians_and_its_ratio_is_one_for_the_same_images():
+    generator = torch.Generator().manual_seed(0)
+    absent = torch.randn(800, 3, generator=generator)
+    present = torch.randn(800, 3, generator=generator) + torch.tensor([1.0, 1.0, 0.0])
+    assert metrics.detectability(present, absent) == pytest.approx(math.sqrt(2.0), rel=0.1)
+    ratio, low, high = metrics.ratio_interval((present, absent), (3.0 * present, 3.0 * absent), draws=50)
+    assert ratio == pytest.approx(1.0, abs=1e-6) and low == pytest.approx(high, abs=1e-6)
+
+
+def test_the_bench_finds_nothing_wrong_with_identity_and_everything_with_a_blur():
+    made = bench.Bench.make(12.0, 3, KERNELS["std"])
+    same = bench.run(made, lambda images: images)
+    assert same["noise_reduction"] == pytest.approx(0.0, abs=1e-6)
+    assert same["spectrum_shift"] == pytest.approx(0.0, abs=1e-6)
+    assert all(
+        value == pytest.approx(1.0, abs=0.02) for key, value in same.items() if key.startswith(("ttf", "insert"))
+    )
+    blurred = bench.run(made, lambda images: noise.gaussian_blur(images[:, None], 1.2)[:, 0])
+    assert blurred["noise_reduction"] > 0.4 and blurred["spectrum_shift"] < -0.2
+    assert blurred["ttf50_100"] < 0.8 and blurred["insert_3mm_14hu"] < 0.85
+    assert blurred["false_blobs_gaussian"] == pytest.approx(blurred["false_blobs"], abs=1.5)
+
+
+@pytest.mark.parametrize("method", [baselines.gaussian, baselines.bilateral, baselines.non_local_means])
+def test_every_baseline_lowers_noise_on_a_flat_image_and_keeps_its_mean(method):
+    image = 40.0 + 15.0 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    output = method(image, 15.0)
+    assert float(output.std()) < 0.7 * float(image.std())
+    assert float(output.mean()) == pytest.approx(40.0, abs=1.0)
+
+
+def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
+    command = ["evaluate", "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "evaluation.json")]
+    monkeypatch.setattr(
+        sys, "argv", [*command, "--cases", "1", "--realisations", "3", "--repeats", "24", "--no-networks"]
+    )
+    monkeypatch.setattr(baselines, "bm3d_method", lambda _spectrum: None)
+    monkeypatch.setattr(evaluate, "BENCH_HU", (12.0,))
+    threads = torch.get_num_threads()
+    evaluate.main()
+    torch.set_num_threads(threads)
+    found = __import__("json").loads((tmp_path / "evaluation.json").read_text())
+    table = {row["method"]: row for row in found["images"]}
+    assert table["ours, strength 0.6"]["rmse_hu"] < table["identity"]["rmse_hu"]
+    assert found["low_contrast"] == [] and found["scans"] == []
+    assert all(np.isfinite(value) for row in found["bench"] for value in row.values() if isinstance(value, float))
