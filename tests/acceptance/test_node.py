@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomnode import dicom
 from dicomnode.config import Destination
 from dicomnode.dispatch import send_files
 from dicomnode.domain import Completion, DeliveryState, JobState, SeriesState
@@ -95,8 +94,8 @@ def test_a_late_image_makes_a_new_revision_that_replaces_the_first(tmp_path: Pat
         send(node, tmp_path / "in", made[:5])
         node.wait_closed(uid)
         send(node, tmp_path / "late", made[5:])
-        second = node.wait_closed(uid)[-1]
         node.until(lambda: [job.state for job in node.jobs(uid)] == [JobState.SUPERSEDED, JobState.CLOSED])
+        second = node.jobs(uid)[-1]
         assert second.revision == 1 and len(second.inputs) == 6
     by_series = Counter(item.series_uid for item in pacs.received)
     assert sorted(by_series.values()) == [5, 6], "two results, never a mixture"
@@ -106,7 +105,7 @@ def test_a_late_image_makes_a_new_revision_that_replaces_the_first(tmp_path: Pat
 
 def test_two_series_interleaved_and_one_bad_object_among_them(tmp_path: Path, pacs: Pacs) -> None:
     one = factories.ct_series(n=4)
-    two = factories.ct_series(n=4, seed=2, series_uid=dicom.derive_uid("other"))
+    two = factories.ct_series(n=4, seed=2, series="other")
     paths = factories.write_series(tmp_path / "in", [ds for pair in zip(one, two, strict=True) for ds in pair])
     broken = paths[3]
     broken.write_bytes(broken.read_bytes()[:-3000])  # truncated pixel data
@@ -139,9 +138,7 @@ def test_a_pacs_that_is_down_gets_everything_when_it_is_back(tmp_path: Path, pac
 
 
 def test_two_patients_in_one_study_stop_it(tmp_path: Path, pacs: Pacs) -> None:
-    one, two = factories.ct_series(n=3), factories.ct_series(n=3, seed=2, series_uid=dicom.derive_uid("other"))
-    for ds in two:
-        ds.PatientID = "SOMEBODY-ELSE"
+    one, two = factories.ct_series(n=3), factories.ct_series(n=3, seed=2, series="other", patient_id="SOMEBODY-ELSE")
     with RunningNode(tmp_path / "node", rules=[rule()], destinations={"PACS": destination(pacs.port)}) as node:
         send(node, tmp_path / "in", [*one, *two])
         rejected = node.wait_series(str(two[0].SeriesInstanceUID), SeriesState.REJECTED)
