@@ -36,8 +36,6 @@ BATCH: Final = {"cuda": 32, "cpu": 2}
 AIR_HU: Final = -1000.0
 #: Slices on which noise and mean are measured for the record.
 MEASURED_SLICES: Final = 16
-#: Soft tissue, where the mean must not move [HU].
-SOFT_TISSUE: Final = (-150.0, 250.0)
 
 Slices = NDArray[np.float32]
 
@@ -72,7 +70,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
         blocks.require_hounsfield(series.array, series.padding)
         strength, notes = self.strength_for(series)
         image = np.where(series.padding, np.float32(AIR_HU), series.array)
-        noise_before(image)
+        refuse_noisier_than_training(image)
         output = self.denoise(image, strength)
         output[series.padding] = series.array[series.padding]
         if not bool(np.isfinite(output).all()):
@@ -135,25 +133,22 @@ def refuse_denoised(series: dn.ImageSeries) -> None:
             raise dn.Unsuitable(f"denoised already; {keyword} is {value!r}")
 
 
-def noise_before(image: Slices) -> None:
+def refuse_noisier_than_training(image: Slices) -> None:
     """Raise `Unsuitable` if ``image`` (slice, row, column) [HU] is noisier than anything the network was trained on."""
-    levels = [ct_denoise.noise_level(plane, plane)[0] for plane in _sample(image)]
+    levels = [ct_denoise.noise_level(plane, plane).before for plane in _sample(image)]
     measured = [level for level in levels if np.isfinite(level)]
     if measured and float(np.median(measured)) > NOISIEST_HU:
         raise dn.Unsuitable(f"noise of {np.median(measured):.0f} HU; the network was trained up to {NOISIEST_HU:g} HU")
 
 
 def measure(before: Slices, after: Slices, padding: NDArray[np.bool_]) -> dict[str, float]:
-    """Noise before and after, and shift of the soft-tissue mean [HU]; what cannot be measured is left out."""
-    pairs = [ct_denoise.noise_level(*planes) for planes in zip(_sample(before), _sample(after), strict=True)]
-    flat = [pair for pair in pairs if np.isfinite(pair).all()]
-    tissue = (before > SOFT_TISSUE[0]) & (before < SOFT_TISSUE[1]) & ~padding
-    found: dict[str, float] = {"largest_change_hu": float(np.abs(after - before)[~padding].max(initial=0.0))}
-    if flat:
-        found["noise_before_hu"] = float(np.median([pair[0] for pair in flat]))
-        found["noise_after_hu"] = float(np.median([pair[1] for pair in flat]))
-    if bool(tissue.any()):
-        found["mean_shift_hu"] = float((after[tissue] - before[tissue]).mean(dtype=np.float64))
+    """Noise before and after, and shift of the mean, in flat soft tissue [HU]; what cannot be measured is left out."""
+    found = {"largest_change_hu": float(np.abs(after - before)[~padding].max(initial=0.0))}
+    levels = [ct_denoise.noise_level(*planes) for planes in zip(_sample(before), _sample(after), strict=True)]
+    flat = np.array([level for level in levels if np.isfinite(level.before)])  # (slice, 3)
+    if flat.size:
+        found["noise_before_hu"], found["noise_after_hu"] = (float(np.median(flat[:, part])) for part in (0, 1))
+        found["mean_shift_hu"] = float(flat[:, 2].mean())
     return found
 
 

@@ -189,18 +189,22 @@ def scans(net: DenoiseUNet, data: Path) -> Table:
             continue
         series = cases.read_series(path)
         picked = range(0, len(series.array), max(1, len(series.array) // 8))
-        levels, shifts = [], []
+        levels = []
         for index in picked:
             image = torch.where(series.padding[index], -1000.0, series.array[index])
             with torch.inference_mode():
                 after = ours(net, DEFAULT)(image, 0.0)
             levels.append(noise_level(image, after))
-            tissue = (image > -150.0) & (image < 250.0)
-            shifts.append(float((after - image)[tissue].mean()) if bool(tissue.any()) else 0.0)
-        good = [level for level in levels if not math.isnan(level[0])]
+        good = [level for level in levels if not math.isnan(level.before)]
         before, after_hu = (sorted(level[part] for level in good)[len(good) // 2] for part in (0, 1))
         row = {"series": name, "slices": len(levels), "noise_in_hu": before, "noise_out_hu": after_hu}
-        rows.append(row | {"noise_reduction": 1.0 - after_hu / before, "mean_shift_hu": max(shifts, key=abs)})
+        rows.append(
+            row
+            | {
+                "noise_reduction": 1.0 - after_hu / before,
+                "largest_mean_shift_hu": max((level.mean_shift for level in good), key=abs),
+            }
+        )
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,18 +76,35 @@ def _windows(image: Tensor) -> Tensor:
     return tiles.flatten(1)
 
 
-def noise_level(before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Noise [HU] of ``before`` and ``after`` (row, column), in the same flat squares of soft tissue; NaN if none.
+class Level(NamedTuple):
+    """What `noise_level` found in flat soft tissue [HU]; NaN where there is none."""
+
+    before: float
+    after: float
+    #: Mean of after less mean of before.
+    mean_shift: float
+
+
+def noise_level(before: Tensor, after: Tensor) -> Level:
+    """Noise of ``before`` and ``after`` (row, column) [HU], in the same flat squares of soft tissue.
 
     The squares are the flattest quarter *of the input* among those wholly of soft tissue, so both values are a little
     low and their ratio is fair.
     """
     low, high = SOFT_TISSUE
-    squares = before.unfold(0, WINDOW, WINDOW // 2).unfold(1, WINDOW, WINDOW // 2).reshape(-1, WINDOW * WINDOW)
-    mean = squares.mean(1)
+    mean, mean_after = _means(before), _means(after)
     flat = _windows(before).std(1)
     tissue = (mean > low) & (mean < high) & (flat > 0.0)
     if int(tissue.sum()) < 8:
-        return float("nan"), float("nan")
+        return Level(float("nan"), float("nan"), float("nan"))
     chosen = tissue & (flat <= torch.quantile(flat[tissue], 0.25))
-    return float(flat[chosen].median()), float(_windows(after).std(1)[chosen].median())
+    return Level(
+        before=float(flat[chosen].median()),
+        after=float(_windows(after).std(1)[chosen].median()),
+        mean_shift=float((mean_after - mean)[chosen].mean()),
+    )
+
+
+def _means(image: Tensor) -> Tensor:
+    """Mean of each square of `_windows`, (square,)."""
+    return image.unfold(0, WINDOW, WINDOW // 2).unfold(1, WINDOW, WINDOW // 2).reshape(-1, WINDOW * WINDOW).mean(1)

@@ -49,6 +49,10 @@ class Config:
     gradient: float = 0.1
     spectrum: float = 0.2
     insert: float = 0.8
+    #: The insert term weighs this much at the end, rising between these shares of the steps: once the network can tell
+    #: noise from structure, faint structure is what it still takes for noise.
+    insert_late: float = 1.6
+    insert_rise: tuple[float, float] = (2500 / 7000, 0.5)
     #: The strength at which the spectrum term holds.
     strength: float = 0.6
     seed: int = 0
@@ -90,10 +94,13 @@ def _losses(net: DenoiseUNet, batch: Patches, config: Config, jitter: Tensor) ->
     }
 
 
-def _total(parts: dict[str, Tensor], config: Config) -> Tensor:
+def _total(parts: dict[str, Tensor], config: Config, step: int) -> Tensor:
+    begin, end = config.insert_rise
+    risen = min(1.0, max(0.0, (step / config.steps - begin) / (end - begin)))
+    insert = config.insert + risen * (config.insert_late - config.insert)
     least = parts["least"] + config.gradient * parts["least_gradient"]
     cautious = parts["pixel"] + config.gradient * parts["gradient"]
-    return least + cautious + config.spectrum * parts["spectrum"] + config.insert * parts["insert"]
+    return least + cautious + config.spectrum * parts["spectrum"] + insert * parts["insert"]
 
 
 def _rate(step: int, config: Config) -> float:
@@ -151,7 +158,7 @@ class Trainer:
         batch = draw_patches(pool, seed, config.slices, config.per_slice, config.patch)
         parts = _losses(self.net, batch, config, _jitter(seed, config.slices * config.per_slice, self.device))
         self.optimiser.zero_grad(set_to_none=True)
-        _total(parts, config).backward()
+        _total(parts, config, self.step).backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimiser.step()
         decay = min(config.average, (self.step + 1) / (self.step + 10))

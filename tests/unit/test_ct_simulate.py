@@ -160,9 +160,10 @@ def test_the_noise_map_does_not_take_an_edge_for_noise(water_noise):
 
 def test_the_noise_level_is_reported_in_hu_with_half_left_after_halving(water_noise):
     body = disc(65.0)
-    before, after = noise.noise_level(body + water_noise[0], body + 0.5 * water_noise[0])
+    before, after, shift = noise.noise_level(body + water_noise[0], body + 0.5 * water_noise[0] + 2.0)
     assert before == pytest.approx(20.0, rel=0.3)
     assert after / before == pytest.approx(0.5, abs=0.02)
+    assert shift == pytest.approx(2.0, abs=1.0)
 
 
 def test_the_pool_is_read_back_as_it_was_made_and_its_patches_repeat(tmp_path, monkeypatch):
