@@ -12,6 +12,7 @@ Every knob may be turned while it runs; it counts for the next association or ob
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 from collections import Counter
@@ -69,6 +70,8 @@ class Pacs:
     status_of: dict[str, int] = field(default_factory=dict)
     #: Wait before each answer [s].
     sleep: float = 0.0
+    #: Bytes to send before each answer; empty: close the connection instead.
+    raw_answer: bytes | None = None
     #: Called with each object before it is answered.
     on_store: Callable[[Received], None] | None = None
     #: How C-FIND is answered: "count" (NumberOfSeriesRelatedInstances), "images" (only image level is known), "fail",
@@ -219,6 +222,9 @@ class Pacs:
         with self._changed:
             self.received.append(item)
             self._changed.notify_all()
+        if self.raw_answer is not None:
+            tcp = event.assoc.dul.socket.socket
+            tcp.sendall(self.raw_answer) if self.raw_answer else tcp.shutdown(socket.SHUT_RDWR)
         if abort:
             event.assoc.abort()
             return 0x0110
