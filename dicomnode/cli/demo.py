@@ -143,7 +143,7 @@ def _wait(process: subprocess.Popen[bytes], database: Database, series_uid: str,
         with database.read() as connection:
             found = jobs.of_series(connection, series_uid)
         if found:
-            phase = f"{found[-1].state} {found[-1].phase}".strip()
+            phase = f"{found[-1].state} {found[-1].phase if found[-1].state is JobState.RUNNING else ''}".strip()
             if phase != shown:
                 err.print(f"   job {found[-1].id}: {phase}")
                 shown = phase
