@@ -1,4 +1,4 @@
-"""What goes wrong on the way in, through a real socket: the status that is answered, what is kept, and who else notices.
+"""What goes wrong on the way in, through a real socket: the status answered, what is kept, and who else notices.
 
 Row numbers are those of the nasty-input catalogue of the output specification.
 """
@@ -187,7 +187,7 @@ def test_row_7_an_abort_in_mid_instance_leaves_nothing(node: Receiving) -> None:
 
 
 def test_row_8_an_abort_in_mid_series_keeps_what_was_acknowledged(node: Receiving) -> None:
-    first, second = factories.ct_series(n=2)
+    [first] = factories.ct_series(n=1)
     parrot = Parrot.associated(node.port, contexts_for([first]))
     assert parrot.store_dataset(3, first) == SUCCESS
     parrot.abort()

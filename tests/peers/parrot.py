@@ -130,6 +130,8 @@ class Parrot:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.message_id = 0
+        #: Longest PDU the node said it takes.
+        self.max_pdu = 0
 
     def __enter__(self) -> Parrot:
         return self
@@ -158,6 +160,8 @@ class Parrot:
         position, found = 68, {}
         while position < len(body):
             kind, length = struct.unpack_from(">BxH", body, position)
+            if kind == 0x50:
+                self.max_pdu = int.from_bytes(body[position + 8 : position + 12], "big")
             if kind == 0x21 and body[position + 6] == 0:
                 found[body[position + 4]] = body[position + 12 : position + 4 + length].decode()
             position += 4 + length

@@ -71,7 +71,7 @@ class Receiving:
         return {path.stem: path for path in (self.data / "spool").glob("??/*.dcm")}
 
     def incoming(self) -> list[Path]:
-        return list((self.data / "spool" / "incoming").iterdir())
+        return list((self.data / "spool").rglob("*.part"))
 
     def quarantined(self) -> list[str]:
         """Reason codes in the quarantine folder, each with its side file."""
