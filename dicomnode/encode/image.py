@@ -142,7 +142,8 @@ class _Derived:
         return ["DERIVED", self._context.image_type_value_2, third]
 
     def _series_description(self, header: Dataset) -> str:
-        named = header.get("SeriesDescription") or header.get("ProtocolName") or f"{header.Modality} series"
+        keywords = ("SeriesDescription", "ProtocolName", "StudyDescription")
+        named = next((header[one].value for one in keywords if header.get(one)), f"{header.Modality} series")
         text = named if isinstance(named, str) else " ".join(named)
         return cut(text, MAX_LO - len(self._label)) + self._label
 
