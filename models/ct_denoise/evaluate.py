@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=here, help="folder with manifest and weights")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of evaluation data; skipped where absent")
     parser.add_argument("--out", type=Path, default=here / "evaluation.json")
-    parser.add_argument("--cases", type=int, default=9, help="simulated slices")
+    parser.add_argument("--cases", type=int, default=6, help="simulated slices")
     parser.add_argument("--realisations", type=int, default=16, help="noise realisations of the bench")
     parser.add_argument("--repeats", type=int, default=200, help="repeats of the observer study")
     parser.add_argument("--no-networks", action="store_true", help="leave out the slow networks of others")
