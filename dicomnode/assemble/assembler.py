@@ -155,7 +155,7 @@ class Assembler:
         quiet_s, origin = quiet_period(self.config.assemble, source.quiet_s if source else None, gaps)
         verdict = decide(signals, self.config.assemble, quiet_s, origin)
         if isinstance(verdict, Wait):
-            pause = min(verdict.look_again_s, _COUNT_AGAIN_S if source and source.query else verdict.look_again_s)
+            pause = min(verdict.look_again_s, _COUNT_AFTER_QUIET_S) if signals.asking else verdict.look_again_s
             self._waits[one.series_uid] = (one.instances, connected, self.clock() + timedelta(seconds=pause))
         if isinstance(verdict, Wait) and (connected or one.state is SeriesState.ASSEMBLING):
             return False
@@ -173,6 +173,7 @@ class Assembler:
         now = self.clock()
         series.move(
             connection, one, SeriesState.COMPLETE, now, decision.reason, completion=decision.completion.value,
+            proof=decision.reason,
             incomplete=decision.incomplete, expected=expected, decided_at=now.timestamp(),
         )  # fmt: skip
         times = [item.received_at.timestamp() for item in held]
@@ -195,12 +196,14 @@ class Assembler:
         last_end = instances.association_end(connection, held[-1].association_id) if held else None
         quiet_for = (now - one.last_at).total_seconds()
         regular, geometry, holes = self._regular(one, held)
+        expected, asking = self._expected(one, quiet_for, connected=connected)
         announced = max((_number(item.header.get("ImagesInAcquisition", "")) for item in held), default=0)
         return Signals(
             instances=len(held),
             quiet_for_s=quiet_for,
             open_for_s=(now - one.first_at).total_seconds(),
-            expected=self._expected(one, quiet_for, connected=connected),
+            expected=expected,
+            asking=asking,
             announced=announced or None,
             last_end=AssociationEnd(last_end) if last_end else None,
             associations=len({item.association_id for item in held}),
@@ -221,24 +224,27 @@ class Assembler:
             self._geometry[one.series_uid] = known
         return known[1:]
 
-    def _expected(self, one: Series, quiet_for_s: float, *, connected: bool) -> int | None:
-        """What the archive counts, asked off this thread; None until it answers."""
+    def _expected(self, one: Series, quiet_for_s: float, *, connected: bool) -> tuple[int | None, bool]:
+        """What the archive counts, asked off this thread, and whether its answer is still awaited."""
         source = self.config.source(one.calling_ae)
         if source is None or source.query is None:
-            return None
+            return None, False
         asked = self._asked.get(one.series_uid)
         if asked is not None and not asked[2].done():
-            return None
+            return None, True
         answer = asked[2].result() if asked is not None else None
         if answer is not None and answer <= one.instances:
-            return answer
+            return answer, False
         stale = asked is None or asked[1] != one.instances
         rested = asked is None or (self.clock() - asked[0]).total_seconds() >= _COUNT_AGAIN_S
-        if (stale or rested) and (quiet_for_s >= _COUNT_AFTER_QUIET_S or not connected):
+        if stale and connected and quiet_for_s < _COUNT_AFTER_QUIET_S:
+            return answer, True
+        if stale or (rested and answer is not None):
             future = self._pool.submit(self._count, source.query, one.study_uid, one.series_uid)
-            future.add_done_callback(lambda _: self._answered(one.series_uid))
             self._asked[one.series_uid] = (self.clock(), one.instances, future)
-        return answer
+            future.add_done_callback(lambda _: self._answered(one.series_uid))
+            return answer, True
+        return answer, False
 
     def _answered(self, series_uid: str) -> None:
         self._waits.pop(series_uid, None)

@@ -33,6 +33,8 @@ class Signals:
     open_for_s: float
     #: NumberOfSeriesRelatedInstances of the archive, if it answered.
     expected: int | None
+    #: The archive was asked and has not answered yet.
+    asking: bool
     #: ImagesInAcquisition of the header, where it is larger than 0.
     announced: int | None
     #: How the association that carried the latest instance ended; None while it is open or if it is not known.
@@ -100,6 +102,8 @@ def decide(signals: Signals, settings: Assemble, quiet_s: float, quiet_origin: s
 
 def _released(signals: Signals) -> str | None:
     """None if "released and regular" holds; else why not."""
+    if signals.asking:
+        return "the archive is being asked how many there are"
     if signals.last_end is not AssociationEnd.RELEASED:
         return "its association is not released"
     if signals.sender_connected:

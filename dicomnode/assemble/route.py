@@ -112,7 +112,7 @@ class Router:
             send_to=sorted({name for rule in rules for name in rule.send_to}),
             inputs=inputs,
             incomplete=one.incomplete,
-            completion=f"{completion}: {one.reason}",
+            completion=f"{completion}: {one.proof}",
             band=max(rule.band for rule in rules),
         )
 

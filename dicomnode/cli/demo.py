@@ -28,7 +28,7 @@ from dicomnode.cli.route import print_verdicts
 from dicomnode.config import Config, Destination
 from dicomnode.dispatch import send_files
 from dicomnode.domain import JobState
-from dicomnode.store import deliveries, events, jobs, outputs, series
+from dicomnode.store import deliveries, jobs, outputs, series
 from dicomnode.store.db import Database, open_database
 
 _MODALITY: Final = "DEMOCT"
@@ -164,10 +164,7 @@ def _story(loaded: Config, database: Database, uids: list[str]) -> None:
                 f"\n  {one.modality} series with {one.instances} images ({uid[:24]}...): {one.state}", markup=False
             )
             if one.completion:
-                complete = [
-                    event.text for event in events.of(connection, series_uid=uid) if event.action == "series_complete"
-                ]
-                out.print(f"  complete by {one.completion}: {complete[-1] if complete else ''}", markup=False)
+                out.print(f"  complete by {one.completion}: {one.proof}", markup=False)
             print_verdicts(one.verdicts or [])
             for job in jobs.of_series(connection, uid):
                 made, sent = outputs.of_job(connection, job.id), deliveries.of_job(connection, job.id)

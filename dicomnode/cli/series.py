@@ -56,7 +56,8 @@ def _show(database: Database, series_uid: str) -> int:
         ("series", one.series_uid), ("study", one.study_uid), ("state", one.state.value), ("modality", one.modality),
         ("images", one.instances), ("revision", one.revision), ("from", one.calling_ae),
         ("first image", when(one.first_at)),
-        ("last image", when(one.last_at)), ("expected", one.expected), ("complete by", one.completion),
+        ("last image", when(one.last_at)), ("expected", one.expected), 
+        ("complete by", one.completion and f"{one.completion}: {one.proof}"),
         ("incomplete", one.incomplete or ""), ("reason", one.reason), ("decided", when(one.decided_at)),
     ):  # fmt: skip
         if value not in ("", None):

@@ -113,7 +113,13 @@ def _receive(connection: Connection, series_uid: str, arrived: list[Instance]) -
     }
     if row.state in _LATE:
         # The cap counts from the first image of this revision, not from the first image ever.
-        changes |= {"revision": row.revision + 1, "completion": None, "incomplete": False, "first_at": min(times)}
+        changes |= {
+            "revision": row.revision + 1,
+            "completion": None,
+            "proof": "",
+            "incomplete": False,
+            "first_at": min(times),
+        }
         text = f"{len(arrived)} late instance(s) after it was {row.state}: revision {row.revision + 1}"
         note(connection, last.received_at, "series_reopened", text, series_uid=series_uid)
     connection.execute(update(table).where(table.c.series_uid == series_uid).values(**changes))

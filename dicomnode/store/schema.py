@@ -81,6 +81,7 @@ series = Table(
     Column("last_at", Float, nullable=False),
     Column("expected", Integer),
     Column("completion", String(16)),
+    Column("proof", Text, nullable=False, default=""),
     Column("reason", Text, nullable=False, default=""),
     Column("incomplete", Boolean, nullable=False, default=False),
     Column("decided_at", Float),

@@ -33,6 +33,9 @@ class Series:
     last_at: datetime
     expected: int | None
     completion: Completion | None
+    #: Why it counted as complete.
+    proof: str
+    #: Why it is in its state.
     reason: str
     incomplete: bool
     decided_at: datetime | None
@@ -57,6 +60,7 @@ def _series(row: Row[Any]) -> Series:
         last_at=datetime.fromtimestamp(row.last_at, UTC),
         expected=row.expected,
         completion=Completion(row.completion) if row.completion else None,
+        proof=row.proof,
         reason=row.reason,
         incomplete=row.incomplete,
         decided_at=_time(row.decided_at),

@@ -12,7 +12,7 @@ from dicomnode.domain import AssociationEnd, Completion
 
 SETTINGS = Assemble()
 OPEN = Signals(
-    instances=20, quiet_for_s=0.0, open_for_s=1.0, expected=None, announced=None, last_end=None, associations=1,
+    instances=20, quiet_for_s=0.0, open_for_s=1.0, expected=None, asking=False, announced=None, last_end=None, associations=1,
     sender_connected=True, regular=True, geometry="20 planes 5 mm apart", holes=False, sender_reopened=0,
 )  # fmt: skip
 RELEASED = replace(OPEN, last_end=AssociationEnd.RELEASED, sender_connected=False)
@@ -44,6 +44,7 @@ def test_released_and_regular_fires_at_once() -> None:
         {"instances": 2},
         {"announced": 40},
         {"expected": 40},
+        {"asking": True},
     ],
 )
 def test_what_takes_the_proof_away(change: dict[str, object]) -> None:

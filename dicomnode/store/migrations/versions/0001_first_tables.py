@@ -145,6 +145,7 @@ def upgrade() -> None:
     sa.Column('last_at', sa.Float(), nullable=False),
     sa.Column('expected', sa.Integer(), nullable=True),
     sa.Column('completion', sa.String(length=16), nullable=True),
+    sa.Column('proof', sa.Text(), nullable=False),
     sa.Column('reason', sa.Text(), nullable=False),
     sa.Column('incomplete', sa.Boolean(), nullable=False),
     sa.Column('decided_at', sa.Float(), nullable=True),
