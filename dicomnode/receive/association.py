@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Pause between two looks of the library's reading thread [s], a fifth of its own: it looks only while an association
+#: is negotiated or released, and each takes several looks.
+_POLL: Final = 0.0002
 _VERIFICATION: Final = "1.2.840.10008.1.1"
 
 
@@ -121,6 +124,8 @@ class ReceiverAssociation(Association):
         self._recorded = False
         self.name = f"AcceptorThread@{peer.association_id}"
         self.set_socket(PushbackSocket(self, client, ahead, park=self._streaming))
+        if self._streaming:
+            self.dul._run_loop_delay = _POLL
 
     def run(self) -> None:
         """Negotiate, serve, and say how it ended."""

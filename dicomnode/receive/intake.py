@@ -90,7 +90,7 @@ class Intake:
 class Sink:
     """One object on its way in: `write` as often as bytes come, then `done`, or `abandon`."""
 
-    __slots__ = ("_drain", "_intake", "_part", "_peer", "_request", "size", "walk")
+    __slots__ = ("_drain", "_head", "_intake", "_part", "_peer", "_request", "size", "walk")
 
     def __init__(self, intake: Intake, peer: Peer, request: Request) -> None:
         self._intake, self._peer, self._request = intake, peer, request
@@ -98,23 +98,28 @@ class Sink:
         #: Data set bytes that have come.
         self.size = 0
         self._part: Part | None = None
+        #: Goes before the first bytes, in one write with them.
+        self._head = b""
         #: Set: the rest of the object is read and dropped, and this is the answer.
         self._drain: ReceiveError | None = None
-        head = part10.head(
+        try:
+            if intake.watermark.open:
+                self._part = intake.spool.incoming(request.sop_instance_uid)
+                self._head = self._head_of(peer, request)
+            else:
+                self._drain = ReceiveError(OUT_OF_RESOURCES, "disk-low", "free disk space is below the watermark")
+        except OSError as error:
+            self._no_room(error)
+
+    @staticmethod
+    def _head_of(peer: Peer, request: Request) -> bytes:
+        return part10.head(
             request.sop_class_uid,
             request.sop_instance_uid,
             request.transfer_syntax_uid,
             peer.calling_ae,
             peer.called_ae,
         )
-        try:
-            if intake.watermark.open:
-                self._part = intake.spool.incoming()
-                self._part.write((head,))
-            else:
-                self._drain = ReceiveError(OUT_OF_RESOURCES, "disk-low", "free disk space is below the watermark")
-        except OSError as error:
-            self._no_room(error)
 
     def write(self, chunks: Sequence[Buffer]) -> None:
         """Take the next bytes; buffers are not kept beyond the call."""
@@ -124,7 +129,8 @@ class Sink:
         if self._drain is not None or self._part is None:
             return
         try:
-            self._part.write(chunks)
+            self._part.write((self._head, *chunks) if self._head else chunks)
+            self._head = b""
             if self.size > self._intake.settings.max_object:
                 self._part.truncate(_KEPT_OF_TOO_LARGE)
                 text = f"larger than receive.max_object_mb allows; its first {_KEPT_OF_TOO_LARGE} bytes are kept"
@@ -160,6 +166,8 @@ class Sink:
 
     def _settle(self, part: Part) -> int:
         walk, intake = self.walk, self._intake
+        if self._head:
+            part.write((self._head,))
         walk.end()
         why = self._drain or judge.refusal(walk, self._request, leading_zeros=intake.settings.accept_leading_zeros)
         if why is None:

@@ -169,11 +169,12 @@ def play(scenario: Scenario, rounds: int, work: Path) -> list[Run]:
         for receiver in receivers.values():
             receiver.wait()
         time.sleep(0.5)
-        for number in range(rounds):
+        for number in range(-1, rounds):  # the first round warms up: caches, lazily made folders
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 try:
-                    runs.append(once(scenario, receivers[name], number))
+                    run = once(scenario, receivers[name], number)
+                    runs += [run] if number >= 0 else []
                 except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                     print(f"# {name}, round {number}: {error}", file=sys.stderr)
     finally:

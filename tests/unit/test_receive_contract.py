@@ -22,6 +22,8 @@ def test_association_has_the_reactor_that_is_replaced_and_the_contexts_that_are_
     assert callable(made._run_reactor)
     assert made._accepted_cx == {}
     assert made.dul.socket is None
+    assert made.dul._run_loop_delay == 0.001
+    assert "time.sleep(self._run_loop_delay)" in source(dul.DULServiceProvider.run_reactor)
     assert callable(made.dul._idle_timer.restart)
     assert isinstance(made, threading.Thread)
     assert "self._run_reactor()" in source(association.Association.run_reactor)
