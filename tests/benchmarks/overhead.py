@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicomnode import dicom
 from dicomnode.config import Destination
 from dicomnode.dispatch import send_files
 from tests import factories
@@ -43,10 +42,8 @@ def storescp(folder: Path) -> Iterator[int]:
 
 def one_round(node: RunningNode, folder: Path, number: int, slices: int, size: int, counter: Pacs) -> dict[str, float]:
     """Send one series; return the seconds between the steps."""
-    series_uid = dicom.derive_uid("overhead", str(number), folder.name)
-    made = factories.ct_series(n=slices, rows=size, columns=size, series_uid=series_uid, seed=number)
-    for index, dataset in enumerate(made):
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = dicom.derive_uid(series_uid, str(index))
+    made = factories.ct_series(n=slices, rows=size, columns=size, series=f"{folder.name}-{number}", seed=number)
+    series_uid = str(made[0].SeriesInstanceUID)
     counter.claims[series_uid] = slices
     paths = factories.write_series(folder / f"in-{number}", made)
     here = Destination(ae_title="AINODE", host="127.0.0.1", port=node.port)
