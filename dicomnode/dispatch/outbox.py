@@ -1,10 +1,13 @@
 """The outbox: one thread per destination sends what its delivery rows ask for.
 
-What is certain: an object leaves under the UID it was rendered with, as often as it takes; an outcome is written in
-its own transaction before the next object goes; one destination never waits for another; inside a study the order of
-the rows is kept. What dies: an object that was refused for good (context, SOP class, content), or refused for lack of
-resources, or fatal to the association, `max_attempts` times while the peer answered about others. What never dies: an
-object that nobody was there to take. A PACS may be down for a weekend.
+What is certain: an object leaves under the UID it was rendered with, as often as it takes; one destination never waits
+for another; inside a study the order of the rows is kept. Outcomes are written as they happen, except that acceptances
+which follow each other within 50 ms share a transaction: each costs a flush of the disk, and what a crash leaves
+unwritten is only sent again, the same bytes under the same UID.
+
+What dies: an object that was refused for good (context, SOP class, content), or refused for lack of resources, or
+fatal to the association, `max_attempts` times while the peer answered about others. What never dies: an object that
+nobody was there to take. A PACS may be down for a weekend.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 _POLL_S: Final = 2.0
 #: Objects that go out on one association.
 _BATCH: Final = 500
+#: Acceptances are written at least this often while objects go out [s].
+_WRITE_EVERY_S: Final = 0.05
 #: After this long a stop cuts the association that is in the way [s].
 _GRACE_S: Final = 10.0
 #: Refused: not authorized (PS3.7 annex C): about this node, not about the object.
@@ -125,6 +131,8 @@ class Lane:
         # their way when it was: together they tell an object that kills the peer from a peer that dies by itself.
         self._answered = False
         self._suspects: set[str] = set()
+        self._accepted: list[tuple[Delivery, int, str]] = []
+        self._written_at = 0.0
 
     # -- the thread
 
@@ -144,6 +152,7 @@ class Lane:
 
     def _recover(self) -> float:
         """After a fault no row may stay in sending: this thread alone sends to this destination."""
+        self._accepted.clear()
         try:
             with self.database.write() as connection:
                 deliveries.put_back(connection, self.clock(), self.name)
@@ -204,13 +213,14 @@ class Lane:
         if not left:
             return
         held: set[str] = set()
+        skipped: list[Delivery] = []
         try:
             with scu.connect(self.destination, self.calling_ae, [file for _, file in left]) as link:
                 self._link = link
                 while left and not self._stopping.is_set():
                     delivery, file = left[0]
                     if delivery.study_uid in held:
-                        self._hand_back([delivery])
+                        skipped.append(delivery)
                     else:
                         outcome = link.send(file)
                         faults.reached("mid-delivery")
@@ -228,7 +238,8 @@ class Lane:
             self._lost(left, error, in_flight=self._link is not None)
         finally:
             self._link = None
-        self._hand_back([delivery for delivery, _ in left])
+        self._write()
+        self._hand_back([*skipped, *(delivery for delivery, _ in left)])
 
     # -- outcomes
 
@@ -238,11 +249,10 @@ class Lane:
             self._back(delivery)
         error = outcome.error
         if error is None:
-            with self.database.write() as connection:
-                deliveries.delivered(connection, delivery, self.clock(), outcome.status or 0, outcome.note)
-            self._log(
-                "info", "Object delivered", "object_delivered", delivery, status=outcome.status, note=outcome.note
-            )
+            self._accepted.append((delivery, outcome.status or 0, outcome.note))
+            if time.monotonic() - self._written_at >= _WRITE_EVERY_S:
+                self._write()
+            self._log("info", "Object delivered", "object_delivered", delivery, status=outcome.status)
             return True
         if isinstance(error, StoreRefused) and error.status == _NOT_AUTHORIZED:
             pause = timedelta(seconds=self.destination.max_backoff_s)
@@ -254,6 +264,14 @@ class Lane:
             return False
         self._kill(delivery, error)
         return True
+
+    def _write(self) -> None:
+        """Write down what was accepted."""
+        if self._accepted:
+            with self.database.write() as connection:
+                deliveries.delivered_together(connection, self._accepted, self.clock())
+            self._accepted.clear()
+        self._written_at = time.monotonic()
 
     def _lost(self, left: deque[tuple[Delivery, File]], error: DispatchError, *, in_flight: bool) -> None:
         """Pause the destination; the object that was on its way is tried again, after the others."""

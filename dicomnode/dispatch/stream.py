@@ -6,6 +6,7 @@ P-DATA headers and slices of the file go out in one `sendmsg`, and the answer is
 
 from __future__ import annotations
 
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from dicomnode.dispatch.association import MAX_PDU, ParkableSocket
 from dicomnode.dispatch.files import File
 from dicomnode.errors import AssociationAborted, PeerUnreachable
 
+#: Linux: acknowledge at once. Many peers (DCMTK as installed) write an answer in two parts under Nagle's algorithm, and
+#: wait 40 ms for our delayed acknowledgement of the first. The kernel forgets the option, so it is set for each answer.
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _P_DATA, _RELEASE_RQ, _ABORT = 0x04, 0x05, 0x07
 _STORE_RQ, _STORE_RSP = 0x0001, 0x8001
 #: Message control header (PS3.8 E.2).
@@ -175,6 +179,8 @@ class Stream:
             if left <= 0:
                 raise TimeoutError
             self._tcp.settimeout(left)
+            if _QUICKACK is not None:
+                self._tcp.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             part = self._tcp.recv(65536)
             if not part:
                 raise ConnectionResetError("the peer closed the connection")

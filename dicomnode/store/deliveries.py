@@ -138,12 +138,19 @@ def delivered(connection: Connection, delivery: Delivery, at: datetime, status: 
 
     ``remark`` is what it said while taking the object, for example that it coerced attributes.
     """
-    attempt = delivery.attempt + 1
-    _move(connection, delivery, DeliveryState.DELIVERED, at, attempt=attempt, status=status, error=remark[:2000])
-    if remark:
-        text = f"{delivery.sop_instance_uid} to {delivery.destination}: {remark}"
-        note(connection, at, "delivery_remark", text, job_id=delivery.job_id)
-    _close_job(connection, delivery.job_id, at)
+    delivered_together(connection, [(delivery, status, remark)], at)
+
+
+def delivered_together(connection: Connection, accepted: Sequence[tuple[Delivery, int, str]], at: datetime) -> None:
+    """`delivered` for several: delivery, status, remark. Each job is looked at once."""
+    for delivery, status, remark in accepted:
+        attempt = delivery.attempt + 1
+        _move(connection, delivery, DeliveryState.DELIVERED, at, attempt=attempt, status=status, error=remark[:2000])
+        if remark:
+            text = f"{delivery.sop_instance_uid} to {delivery.destination}: {remark}"
+            note(connection, at, "delivery_remark", text, job_id=delivery.job_id)
+    for job_id in {delivery.job_id for delivery, _, _ in accepted}:
+        _close_job(connection, job_id, at)
 
 
 def postpone(

@@ -48,13 +48,13 @@ def test_killed_after_the_peer_took_an_object_and_before_that_is_written_down(tm
         job_id = store_job(database, data, series, ["pacs"])
         assert run_node(data, pacs.port, f"mid-delivery:{time}") == -9
         assert len(pacs.uids) == time
-        assert states(database).count("delivered") == time - 1
+        assert states(database).count("delivered") < time
         assert run_node(data, pacs.port) == 0
         assert states(database) == ["delivered"] * 8
         assert job_state(database, job_id) == "closed"
         assert list(dict.fromkeys(pacs.uids)) == [ds.SOPInstanceUID for ds in series]
-        # One came twice, byte for byte the same.
-        assert len(pacs.uids) == 9
+        # What was not yet written down came twice, byte for byte the same.
+        assert 8 < len(pacs.uids) <= 8 + time
         assert len({(item.sop_instance_uid, item.sha256) for item in pacs.stored}) == 8
     database.close()
 

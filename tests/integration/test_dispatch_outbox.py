@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from dicomnode.config import Config
+from dicomnode.dispatch import outbox
 from dicomnode.dispatch.outbox import Outbox, backoff
 from dicomnode.domain import DeliveryState
 from dicomnode.store import deliveries, events
@@ -29,9 +31,16 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-def config(**ports):
+def config(timeout=2, **ports):
     found = {
-        name: {"ae_title": "PACS", "host": "127.0.0.1", "port": port, "timeout": 2, "backoff_s": 10, "max_attempts": 3}
+        name: {
+            "ae_title": "PACS",
+            "host": "127.0.0.1",
+            "port": port,
+            "timeout": timeout,
+            "backoff_s": 10,
+            "max_attempts": 3,
+        }
         for name, port in ports.items()
     }
     return Config.model_validate({"destinations": found})
@@ -314,6 +323,19 @@ def test_stop_ends_after_the_object_that_is_on_its_way(rig):
     assert "sending" not in found
     assert found.count("delivered") == len(rig.pacs.uids) < 10
     assert not [lane for lane in rig.outbox.lanes if lane.thread.is_alive()]
+
+
+def test_stop_cuts_off_a_peer_that_holds_it(rig, monkeypatch):
+    monkeypatch.setattr(outbox, "_GRACE_S", 0.3)
+    rig.pacs.sleep = 60
+    rig.store(ct_series(n=3))
+    rig.outbox = Outbox(config(pacs=rig.pacs.port, timeout=50), rig.database)
+    rig.outbox.start()
+    wait_until(lambda: len(rig.pacs.received) == 1)
+    began = time.monotonic()
+    rig.outbox.stop()
+    assert time.monotonic() - began < 5
+    assert rig.states() == ["pending"] * 3
 
 
 def test_what_a_crash_left_in_sending_is_put_back_at_start(rig):
