@@ -68,7 +68,7 @@ class Committer:
     ) -> None:
         self._database, self._spool, self._durability = database, spool, durability
         self._first, self._poke = first, poke
-        self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._entries: queue.SimpleQueue[Entry | Callable[[], Instance] | None] = queue.SimpleQueue()
         self._waiting: list[Entry] = []
         self._rescan, self._away = True, False
         self._stop = threading.Event()
@@ -93,9 +93,9 @@ class Committer:
         """It ended."""
         self._entries.put(_Closed(association_id, end, at))
 
-    def received(self, instance: Instance) -> None:
-        """An instance was filed."""
-        self._entries.put(instance)
+    def received(self, row: Callable[[], Instance]) -> None:
+        """An instance was filed; its row is made here, behind the answer."""
+        self._entries.put(row)
 
     def quarantined(self, item: Quarantined) -> None:
         """An object was set aside."""
@@ -103,15 +103,15 @@ class Committer:
 
     def _run(self) -> None:
         while True:
-            self._gather()
             written = True
-            if self._waiting or self._rescan:
-                try:
+            try:
+                self._gather()
+                if self._waiting or self._rescan:
                     self._flush()
                     written = self._write()
-                except Exception:  # service loop: rows wait, files are safe, receiving goes on
-                    logger.exception("Rows could not be written", extra={"action": "commit_failed"})
-                    written = False
+            except Exception:  # service loop: rows wait, files are safe, receiving goes on
+                logger.exception("Rows could not be written", extra={"action": "commit_failed"})
+                written = False
             if self._stop.is_set() and (not written or (not self._waiting and self._entries.empty())):
                 return
             if not written:
@@ -128,10 +128,10 @@ class Committer:
             except queue.Empty:
                 return
 
-    def _keep(self, entry: Entry | None) -> None:
+    def _keep(self, entry: Entry | Callable[[], Instance] | None) -> None:
         if entry is None:
             return
-        self._waiting.append(entry)
+        self._waiting.append(entry() if callable(entry) else entry)
         if len(self._waiting) > _MOST_WAITING:
             logger.error(
                 "%d rows wait for the database: dropped, the spool will be scanned when it is back",

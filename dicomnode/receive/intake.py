@@ -11,10 +11,11 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from dicomnode.dicom import CANNOT_UNDERSTAND, DUPLICATE_SOP_INSTANCE, OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCESS
-from dicomnode.domain import Quarantined
+from dicomnode.domain import Instance, Quarantined
 from dicomnode.errors import InstanceConflict, ReceiveError, StoreError
 from dicomnode.faults import reached
 from dicomnode.receive import dimse, judge
@@ -194,8 +195,7 @@ class Sink:
         if new and intake.durable_first:
             intake.spool.sync(part)
         part.close()
-        self._warn_of_excess()
-        intake.committer.received(describe(self.walk, self._request, self._peer, size, intake.clock()))
+        intake.committer.received(partial(self._row, size, intake.clock()))
         reached("before-answer")
         return SUCCESS
 
@@ -210,6 +210,11 @@ class Sink:
             self._intake.set_aside(Part.found(path), self._peer, self._request, "", why)
             return True
         return False
+
+    def _row(self, size: int, at: datetime) -> Instance:
+        """The filed object's row, made by the committer: it costs as much as the walk, and no answer waits for it."""
+        self._warn_of_excess()
+        return describe(self.walk, self._request, self._peer, size, at)
 
     def _warn_of_excess(self) -> None:
         extra = judge.excess(self.walk)

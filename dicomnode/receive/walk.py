@@ -173,23 +173,30 @@ class Walk:
         """
         position, end, mode, explicit, little = 0, len(data), self._mode, self._explicit, self._little
         stack, top = self._stack, not self._stack
+        short, wanted, values, read = _SHORT, _WANTED, self.values, _EXPLICIT_LITTLE if little else _EXPLICIT_BIG
         while end - position >= 8:
             vr = b""
             if mode == _ELEMENTS and (explicit or (explicit is None and data[position + 4 : position + 6] in _KNOWN)):
-                group, element, vr, length = (_EXPLICIT_LITTLE if little else _EXPLICIT_BIG)(data, position)
+                group, element, vr, length = read(data, position)
                 start = position + 8
-                if vr not in _SHORT:
-                    if group == 0xFFFE:
-                        length = (_LONG_LITTLE if little else _LONG_BIG)(data, position + 4)[0]
-                    elif vr in _LONG or (length == 0 and vr.isalpha() and vr.isupper()):
-                        # A VR that is not in the table has the long form by rule (PS3.5 7.1.2, note).
-                        if end - position < 12:
+                if vr in short:  # nine elements of ten; delimiters have no VR, so none of them gets in here
+                    if top and (tag := group << 16 | element) in wanted and length <= _LONGEST_VALUE:
+                        if end - start < length:
                             break
-                        length = (_LONG_LITTLE if little else _LONG_BIG)(data, position + 8)[0]
-                        start = position + 12
-                    elif not (vr.isalpha() and vr.isupper()) and not self._pads(data, position):
-                        self._malformed(f"({group:04X},{element:04X}) has no value representation")
-                        return 0
+                        values[tag] = data[start : start + length]
+                    position = start + length
+                    continue
+                if group == 0xFFFE:
+                    length = (_LONG_LITTLE if little else _LONG_BIG)(data, position + 4)[0]
+                elif vr in _LONG or (length == 0 and vr.isalpha() and vr.isupper()):
+                    # A VR that is not in the table has the long form by rule (PS3.5 7.1.2, note).
+                    if end - position < 12:
+                        break
+                    length = (_LONG_LITTLE if little else _LONG_BIG)(data, position + 8)[0]
+                    start = position + 12
+                elif not (vr.isalpha() and vr.isupper()) and not self._pads(data, position):
+                    self._malformed(f"({group:04X},{element:04X}) has no value representation")
+                    return 0
             else:
                 group, element, length = (_IMPLICIT_LITTLE if little else _IMPLICIT_BIG)(data, position)
                 start = position + 8
@@ -203,13 +210,14 @@ class Walk:
                     if not self._structure(tag, vr, length):
                         return 0
                     mode, explicit, little, top = self._mode, self._explicit, self._little, not stack
+                    read = _EXPLICIT_LITTLE if little else _EXPLICIT_BIG
                     position = start
                     continue
                 if top:
-                    if tag in _WANTED and length <= _LONGEST_VALUE:
+                    if tag in wanted and length <= _LONGEST_VALUE:
                         if end - start < length:
                             break
-                        self.values[tag] = data[start : start + length]
+                        values[tag] = data[start : start + length]
                     elif tag in _PIXEL_DATA:
                         self.pixels = length
                     elif tag == _PIXEL_URL and self.pixels is None:
@@ -226,6 +234,7 @@ class Walk:
                 if not self._structure(tag, vr, length):
                     return 0
                 mode, explicit, little, top = self._mode, self._explicit, self._little, not stack
+                read = _EXPLICIT_LITTLE if little else _EXPLICIT_BIG
                 position = start
                 continue
             position = start + length

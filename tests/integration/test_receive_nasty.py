@@ -163,11 +163,11 @@ def test_row_6_padding_is_accepted_with_a_warning(node: Receiving, caplog: pytes
     ds = image()
     ds.PixelData += bytes(512)
     assert send(node, ds) == SUCCESS
-    assert "512 bytes more" in logged(caplog, "instance_padded")[0].getMessage()
+    assert "512 bytes more" in until(lambda: logged(caplog, "instance_padded"))[0].getMessage()
     behind = image(series="behind")
     assert send(node, behind, encoded(behind) + bytes(100)) == SUCCESS
     assert data_set_of(node.stored()[behind.SOPInstanceUID]) == encoded(behind) + bytes(100)
-    assert len(logged(caplog, "instance_padded")) == 2
+    until(lambda: len(logged(caplog, "instance_padded")) == 2)
 
 
 # Rows 7-12: the connection

@@ -1,4 +1,4 @@
-"""The receiver as the node runs it: a process of its own, killed at every point and started again, and nothing is lost."""
+"""The receiver as the node runs it: a process of its own, killed at every point and started again; nothing is lost."""
 
 from __future__ import annotations
 
