@@ -12,7 +12,8 @@ from dicomnode.domain import AssociationEnd, Completion
 
 SETTINGS = Assemble()
 OPEN = Signals(
-    instances=20, quiet_for_s=0.0, open_for_s=1.0, expected=None, asking=False, announced=None, last_end=None, associations=1,
+    instances=20, quiet_for_s=0.0, open_for_s=1.0, expected=None, asking=False, announced=None, last_end=None,
+    associations=1,
     sender_connected=True, regular=True, geometry="20 planes 5 mm apart", holes=False, sender_reopened=0,
 )  # fmt: skip
 RELEASED = replace(OPEN, last_end=AssociationEnd.RELEASED, sender_connected=False)
