@@ -55,7 +55,8 @@ def test_broad_excepts_stand_only_at_boundaries() -> None:
 
 
 def test_receiving_loads_neither_torch_nor_the_encoders() -> None:
-    code = "import sys, dicomnode.receive.receiver;print([m for m in ('torch', 'highdicom', 'dicomnode.encode') if m in sys.modules])"
+    wanted = "('torch', 'highdicom', 'dicomnode.encode')"
+    code = f"import sys, dicomnode.receive.receiver; print([m for m in {wanted} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"
 
