@@ -130,7 +130,7 @@ class Receiver:
 class Peak(threading.Thread):
     """Watches the peak memory (proportional set size, MB) of a receiver's processes."""
 
-    def __init__(self, receiver: Receiver, every: float = 0.1) -> None:
+    def __init__(self, receiver: Receiver, every: float = 0.25) -> None:
         super().__init__(daemon=True)
         self.receiver, self.every, self.megabytes = receiver, every, 0.0
         self._stop_asked = threading.Event()
