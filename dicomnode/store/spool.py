@@ -2,7 +2,7 @@
 
 ::
 
-    <data>/spool/incoming/<n>.part              while its bytes come in
+    <data>/spool/<2 hex>/<n>.part                while its bytes come in
     <data>/spool/<2 hex>/<SOPInstanceUID>.dcm   complete: preamble, file meta, then the data set as it came
 
 A file gets its name by a rename that never replaces another file, and is flushed under that name, together with the
@@ -100,11 +100,9 @@ class Spool:
 
     def __init__(self, data: Path) -> None:
         self.folder = data / "spool"
-        self._incoming = self.folder / "incoming"
         self._numbers = itertools.count(1)
-        self._incoming.mkdir(parents=True, exist_ok=True)
         for number in range(256):
-            (self.folder / f"{number:02x}").mkdir(exist_ok=True)
+            (self.folder / f"{number:02x}").mkdir(parents=True, exist_ok=True)
         sync_folder(self.folder)
         sync_folder(data)
         self._flush_folders = file_system(self.folder) not in _NAME_FOLLOWS_FILE
@@ -114,18 +112,23 @@ class Spool:
         """Let go of the folder."""
         os.close(self._root)
 
-    def incoming(self) -> Part:
-        """Open a file for an instance whose bytes are about to come."""
+    def incoming(self, sop_instance_uid: str) -> Part:
+        """Open a file for an instance whose bytes are about to come; any text will do for a UID.
+
+        It lies in its final folder: one folder for all would put their inodes into one group of the file system, where
+        each creation searches past those that were freed lately (ext4: 0.2 ms instead of 0.02).
+        """
+        folder = f"{self.folder}/{_bucket(sop_instance_uid)}"
         while True:
             try:
-                return Part.create(f"{self._incoming}/{next(self._numbers)}.part")
+                return Part.create(f"{folder}/{next(self._numbers)}.part")
             except FileExistsError:
                 continue
 
     @staticmethod
     def name(sop_instance_uid: str) -> str:
         """Path of an instance relative to the spool folder. The UID must have passed `dicom.valid_uid`."""
-        return f"{zlib.crc32(sop_instance_uid.encode()) & 0xFF:02x}/{sop_instance_uid}.dcm"
+        return f"{_bucket(sop_instance_uid)}/{sop_instance_uid}.dcm"
 
     def place(self, part: Part, sop_instance_uid: str) -> bool:
         """Give a complete file its name; False when the very same data set is there already (``part`` is then gone).
@@ -164,7 +167,7 @@ class Spool:
 
     def remove_leftovers(self) -> int:
         """Delete what a dead receiver had not finished: nobody was told that these had arrived. Return how many."""
-        leftovers = list(self._incoming.iterdir())
+        leftovers = list(self.folder.glob("??/*.part"))
         for path in leftovers:
             path.unlink()
         return len(leftovers)
@@ -184,6 +187,10 @@ class Spool:
             os.close(descriptor)
         if self._flush_folders:
             sync_folder(Path(path).parent)
+
+
+def _bucket(uid: str) -> str:
+    return f"{zlib.crc32(uid.encode()) & 0xFF:02x}"
 
 
 def rename_new(source: str, target: str) -> bool:

@@ -20,7 +20,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def received(folder: Spool, data: bytes = b"data", uid: str = UID, syntax: str = EXPLICIT, sender: str = "CT1") -> Part:
-    part = folder.incoming()
+    part = folder.incoming(uid)
     part.write((part10.head(CT, uid, syntax, sender, "NODE"), data))
     return part
 
@@ -64,7 +64,7 @@ def test_placed_file_has_its_uid_for_name_and_incoming_is_empty(tmp_path: Path) 
     part.close()
     path = tmp_path / "spool" / Spool.name(UID)
     assert path.name == f"{UID}.dcm" and path.read_bytes().endswith(b"data")
-    assert list((tmp_path / "spool" / "incoming").iterdir()) == []
+    assert list((tmp_path / "spool").rglob("*.part")) == []
     assert list(folder.files()) == [Spool.name(UID)]
 
 
@@ -72,7 +72,7 @@ def test_second_identical_data_set_is_dropped_even_from_another_sender(tmp_path:
     folder = Spool(tmp_path)
     folder.place(received(folder), UID)
     assert not folder.place(received(folder, sender="OTHER"), UID)
-    assert list((tmp_path / "spool" / "incoming").iterdir()) == []
+    assert list((tmp_path / "spool").rglob("*.part")) == []
 
 
 @pytest.mark.parametrize(("data", "syntax"), [(b"atad", EXPLICIT), (b"data and more", EXPLICIT), (b"data", IMPLICIT)])
@@ -134,7 +134,7 @@ def test_leftovers_are_removed_and_placed_files_are_not(tmp_path: Path) -> None:
 
 
 def test_a_thousand_buffers_are_written_in_order(tmp_path: Path) -> None:
-    part = Spool(tmp_path).incoming()
+    part = Spool(tmp_path).incoming(UID)
     part.write([bytes([n % 256]) for n in range(2500)])
     assert Path(part.path).read_bytes() == bytes(n % 256 for n in range(2500))
 
@@ -146,7 +146,7 @@ def test_quarantine_explains_each_object_beside_it(tmp_path: Path) -> None:
     assert record["reason"] == "because" and record["status"] == "0xC000"
     [item] = quarantine.items()
     assert (item.name, item.sop_instance_uid, item.status, item.at) == (name, UID, 0xC000, AT)
-    assert list((tmp_path / "spool" / "incoming").iterdir()) == []
+    assert list((tmp_path / "spool").rglob("*.part")) == []
 
 
 def test_the_same_refused_object_is_kept_once_for_each_reason(tmp_path: Path) -> None:
