@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -162,12 +161,6 @@ class Orthanc:
 
 def _dicomweb_plugin() -> str:
     """Path of the DICOMweb plugin, as the package manager knows it."""
-    found = sorted(Path("/usr").glob("**/*OrthancDicomWeb.so"))
-    if not found:
-        require("OrthancDicomWeb.so")
-    return str(found[0])
-
-
-def available() -> bool:
-    """Whether Orthanc is installed."""
-    return shutil.which("Orthanc") is not None or Path("/usr/sbin/Orthanc").exists()
+    listed = subprocess.run(["dpkg", "-L", "orthanc-dicomweb"], capture_output=True, text=True, check=False).stdout
+    found = [line for line in listed.splitlines() if line.endswith("DicomWeb.so")]
+    return found[0] if found else require("OrthancDicomWeb.so")
