@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: A series in one of these needs its files no more, once no job does.
 _DECIDED = (SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED)
+#: How long it is remembered who connected: longer than any series stays open.
+_ASSOCIATIONS = timedelta(days=30)
 _ENDED = (JobState.CLOSED, JobState.CANCELLED, JobState.SUPERSEDED, JobState.UNSUITABLE)
 
 
@@ -86,6 +88,7 @@ class Housekeeper:
         images = self._images(now - timedelta(days=self.config.retention.images_days))
         results = self._results(now - timedelta(days=self.config.retention.results_days))
         kept = self._quarantine(now - timedelta(days=self.config.retention.quarantine_days))
+        self._associations(now - _ASSOCIATIONS)
         if images or results or kept:
             extra = {"action": "retention", "images": images, "results": results, "quarantined": kept}
             logger.info("Old files deleted", extra=extra)
@@ -122,6 +125,11 @@ class Housekeeper:
         for one in found:
             shutil.rmtree(one, ignore_errors=True)
         return len(found)
+
+    def _associations(self, before: datetime) -> None:
+        table = schema.association
+        with self.database.write() as connection:
+            connection.execute(table.delete().where(table.c.closed_at < before.timestamp()))
 
     def _quarantine(self, before: datetime) -> int:
         table = schema.quarantine
