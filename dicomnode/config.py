@@ -176,6 +176,11 @@ class Condition(_Model):
     def _listed(cls, value: object) -> object:
         return None if value is None else _one_or_many(value)
 
+    @field_validator("not_", mode="before")
+    @classmethod
+    def _short_not(cls, value: object) -> object:
+        return None if value is None else _condition(value)
+
     @field_validator("matches")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
@@ -259,7 +264,7 @@ class Destination(_Model):
     #: First pause after a transient failure; doubled up to max_backoff_s.
     backoff_s: Seconds = 5
     max_backoff_s: Seconds = 900
-    #: Tries before a delivery is set aside as dead (`dicomnode jobs retry` sends it again).
+    #: Refusals of one object by a peer that answers before it is set aside as dead; being down counts for nothing.
     max_attempts: int = Field(50, ge=1)
 
 

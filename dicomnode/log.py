@@ -76,6 +76,8 @@ def setup(level: str = "INFO", *, style: str = "json", stream: TextIO | None = N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # pynetdicom and pydicom put data set contents into their lines; alembic and APScheduler are noise.
-    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "apscheduler", "sqlalchemy"):
+    # pynetdicom and pydicom put data set contents into their lines, and what pynetdicom calls an error the rooms report
+    # with an action; alembic and APScheduler are noise.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    for name in ("pydicom", "highdicom", "alembic", "apscheduler", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)

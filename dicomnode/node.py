@@ -62,7 +62,7 @@ class Node:
         return count_instances(query, self.config.node.ae_title, study_uid, series_uid)
 
     def _echo(self, destination: Destination) -> str:
-        return echo(destination, self.config.node.ae_title)
+        return echo(destination, destination.calling_ae_title or self.config.node.ae_title)
 
     def _sweep_results(self, folder: Path) -> None:
         """Delete run folders that a crash left before their commit."""

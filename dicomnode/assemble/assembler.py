@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 _SWEEP_S: Final = 0.5
 #: A source is not asked again for the same series before this [s].
 _COUNT_AGAIN_S: Final = 2.0
-#: Never ask while instances still pour in.
-_COUNT_AFTER_QUIET_S: Final = 0.2
+#: While the sender is connected, never ask before this: an archive that is being filled at the same time knows no more
+#: than we do, and its count would equal ours by accident.
+_COUNT_AFTER_QUIET_S: Final = 1.0
 
 #: (where to ask, StudyInstanceUID, SeriesInstanceUID) -> number of instances, None if there is no answer.
 Count = Callable[[Query, str, str], int | None]

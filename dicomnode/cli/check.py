@@ -70,7 +70,7 @@ def _pipelines(config: Config) -> int:
 def _echo(config: Config) -> int:
     wrong = 0
     for name, destination in config.destinations.items():
-        problem = echo(destination, config.node.ae_title)
+        problem = echo(destination, destination.calling_ae_title or config.node.ae_title)
         wrong += bool(problem)
         (err if problem else out).print(f"destination {name}: {problem or 'answers C-ECHO'}")
     return wrong

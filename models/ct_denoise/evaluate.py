@@ -123,6 +123,26 @@ def physics(net: DenoiseUNet, realisations: int) -> Table:
     return rows
 
 
+def dial(net: DenoiseUNet, realisations: int) -> Table:
+    """The physics bench at the default strength for several blends of the two estimates."""
+    made = bench.Bench.make(BENCH_HU[0], realisations, KERNELS["std"])
+    rows: Table = []
+    for share in (0.0, 0.3, 0.5, 0.7, 0.85, 1.0):
+        found = bench.run(made, _stacked(_blend(net, share), BENCH_HU[0]))
+        kept = [value for key, value in found.items() if key.startswith("insert_")]
+        row = {key: found[key] for key in ("noise_reduction", "spectrum_shift", "ttf50_100", "ttf50_20")}
+        rows.append({"share": share} | row | {"inserts_mean": sum(kept) / len(kept), "inserts_least": min(kept)})
+    return rows
+
+
+def _blend(net: DenoiseUNet, share: float) -> Method:
+    def run(image: Tensor, _sigma: float) -> Tensor:
+        with precision(image.device):
+            return image - net.noise(image[None, None], DEFAULT, share)[0, 0]
+
+    return run
+
+
 def _stacked(method: Method, sigma: float) -> bench.Denoiser:
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -252,6 +272,7 @@ def main() -> None:
     steps: dict[str, Callable[[], Any]] = {
         "images": lambda: compare(net, every, data, not arguments.no_networks),
         "bench": lambda: physics(net, arguments.realisations),
+        "dial": lambda: dial(net, arguments.realisations),
         "observers": lambda: observers(net, arguments.repeats),
         "low_contrast": lambda: low_contrast(net, data),
         "insertion": lambda: insertion(net, data),

@@ -33,7 +33,7 @@ def test_every_problem_is_reported_at_once_with_its_path() -> None:
 
 
 def test_short_forms_of_conditions() -> None:
-    when = "{A: CT, B: [X, Y], C: present, D: absent, E: {matches: '^x', not: {equals: 3}}, F: {min: 1, max: 2}}"
+    when = "{A: CT, B: [X, Y], C: present, D: absent, E: {matches: '^x', not: 3}, F: {min: 1, max: 2}}"
     parsed = config.parse(RULE.replace("{Modality: CT}", when)).rules[0].when
     assert parsed["A"].equals == ["CT"] and parsed["B"].equals == ["X", "Y"]
     assert parsed["C"].present is True and parsed["D"].present is False

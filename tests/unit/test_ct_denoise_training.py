@@ -66,6 +66,11 @@ def test_an_untrained_network_removes_nothing():
         assert float(net.build("denoise_unet").noise(image, 1.0).abs().max()) == 0.0
 
 
+def test_presets_share_one_blend_and_full_strength_is_least_squares():
+    assert net.least_share(0.4) == net.least_share(0.6) == net.least_share(0.8) == net.PRESET_SHARE
+    assert net.PRESET_SHARE < net.least_share(0.9) < net.least_share(1.0) == pytest.approx(1.0)
+
+
 def test_an_unknown_network_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"mystery.*denoise_unet"):
         net.build("mystery")
