@@ -21,7 +21,7 @@ from models.ct_denoise import baselines, bench, cases, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.bundle import load
 from models.ct_denoise.cases import Case
-from models.ct_denoise.net import DenoiseUNet, precision
+from models.ct_denoise.net import PRESET_GAIN, DenoiseUNet, precision
 from models.ct_denoise.noise import gaussian_blur, noise_level
 from models.ct_denoise.projection import KERNELS
 
@@ -127,7 +127,7 @@ def dial(net: DenoiseUNet, realisations: int) -> Table:
     """The physics bench at the default strength for several blends of the two estimates."""
     made = bench.Bench.make(BENCH_HU[0], realisations, KERNELS["std"])
     rows: Table = []
-    for share in (0.0, 0.3, 0.5, 0.7, 0.85, 1.0):
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
         found = bench.run(made, _stacked(_blend(net, share), BENCH_HU[0]))
         kept = [value for key, value in found.items() if key.startswith("insert_")]
         row = {key: found[key] for key in ("noise_reduction", "spectrum_shift", "ttf50_100", "ttf50_20")}
@@ -138,7 +138,7 @@ def dial(net: DenoiseUNet, realisations: int) -> Table:
 def _blend(net: DenoiseUNet, share: float) -> Method:
     def run(image: Tensor, _sigma: float) -> Tensor:
         with precision(image.device):
-            return image - net.noise(image[None, None], DEFAULT, share)[0, 0]
+            return image - net.noise(image[None, None], PRESET_GAIN * DEFAULT, share)[0, 0]
 
     return run
 

@@ -15,7 +15,9 @@ from models.ct_denoise.noise import BLUR, gaussian_blur, noise_map
 HU_RANGE: Final = (-1024.0, 2000.0)
 #: Share of the least-squares estimate in what the presets take away; the rest is the cautious estimate. Chosen on the
 #: physics bench (CARD.md) so that strength 0.6 removes about half of the noise and inserts keep 0.85 of their contrast.
-PRESET_SHARE: Final = 0.7
+PRESET_SHARE: Final = 0.4
+#: The cautious estimate is too small: times this, strength 0.6 takes away about half of the noise.
+PRESET_GAIN: Final = 1.275
 #: Above this strength, and above every preset, the share rises to 1: the least-squares estimate alone has the best PSNR
 #: and loses faint small objects.
 PRESETS_UP_TO: Final = 0.8
@@ -93,7 +95,8 @@ class DenoiseUNet(nn.Module):
     def noise(self, image: Tensor, strength: float, share: float | None = None) -> Tensor:
         """The noise to take away from slices of any size at ``strength``; both (batch, 1, row, column) [HU].
 
-        0 where the image lies outside `HU_RANGE`. ``share`` of the least-squares estimate: `least_share` unless given.
+        0 where the image lies outside `HU_RANGE`. ``share`` of the least-squares estimate: as in `blend` unless given,
+        and then ``strength`` is the amount.
         """
         low, high = HU_RANGE
         rows, columns = image.shape[-2:]
@@ -103,13 +106,14 @@ class DenoiseUNet(nn.Module):
         pad = (0, -columns % MULTIPLE, 0, -rows % MULTIPLE)
         padded = [F.pad(part, pad, mode="replicate") for part in (clamped, sigma)]
         cautious, least = self.forward(*padded)[..., :rows, :columns].chunk(2, 1)
-        return strength * torch.lerp(cautious, least, least_share(strength) if share is None else share) * inside
+        share, amount = blend(strength) if share is None else (share, strength)
+        return amount * torch.lerp(cautious, least, share) * inside
 
 
-def least_share(strength: float) -> float:
-    """Share of the least-squares estimate at ``strength``."""
+def blend(strength: float) -> tuple[float, float]:
+    """Share of the least-squares estimate at ``strength``, and the amount of the blend that is taken away."""
     risen = max(0.0, (strength - PRESETS_UP_TO) / (1.0 - PRESETS_UP_TO))
-    return PRESET_SHARE + risen * (1.0 - PRESET_SHARE)
+    return PRESET_SHARE + risen * (1.0 - PRESET_SHARE), min(1.0, PRESET_GAIN * strength)
 
 
 def precision(device: torch.device) -> torch.autocast:

@@ -67,8 +67,10 @@ def test_an_untrained_network_removes_nothing():
 
 
 def test_presets_share_one_blend_and_full_strength_is_least_squares():
-    assert net.least_share(0.4) == net.least_share(0.6) == net.least_share(0.8) == net.PRESET_SHARE
-    assert net.PRESET_SHARE < net.least_share(0.9) < net.least_share(1.0) == pytest.approx(1.0)
+    assert net.blend(0.4)[0] == net.blend(0.6)[0] == net.blend(0.8)[0] == net.PRESET_SHARE
+    assert net.PRESET_SHARE < net.blend(0.9)[0] < net.blend(1.0)[0]
+    assert net.blend(1.0) == (pytest.approx(1.0), 1.0)
+    assert net.blend(0.4)[1] < net.blend(0.6)[1] < net.blend(0.8)[1] <= 1.0
 
 
 def test_an_unknown_network_is_named_with_the_known_ones():
