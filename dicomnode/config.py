@@ -75,6 +75,14 @@ class NodeSettings(_Model):
     #: ``sqlite`` (embedded, in the data folder) or a SQLAlchemy URL of PostgreSQL.
     database: str = "sqlite"
     log: Log = Log()
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value != "sqlite" and not value.startswith(("postgresql://", "postgresql+psycopg://")):
+            raise ValueError("must be sqlite, or postgresql://user@host/name")
+        return value
+
     #: Character set of received headers that declare none but hold 8-bit text.
     default_charset: str = "ISO_IR 100"
     #: SeriesNumber of results: this plus 100 for each configured pipeline.

@@ -68,13 +68,14 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
         {
             JobState.QUEUED,
             JobState.STORED,
+            JobState.CLOSED,
             JobState.DEAD,
             JobState.CANCELLED,
             JobState.SUPERSEDED,
             JobState.UNSUITABLE,
         }
     ),
-    JobState.STORED: frozenset({JobState.CLOSED, JobState.SUPERSEDED}),
+    JobState.STORED: frozenset({JobState.CLOSED, JobState.SUPERSEDED, JobState.CANCELLED}),
     JobState.CLOSED: frozenset({JobState.SUPERSEDED}),
     JobState.DEAD: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
@@ -211,6 +212,7 @@ class Output:
     sop_instance_uid: str
     series_uid: str
     study_uid: str
+    #: Relative to the results folder, so that the data folder may be moved or restored elsewhere.
     path: Path
     size: int
     sha256: str

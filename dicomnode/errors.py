@@ -21,6 +21,7 @@ NodeError
 │   ├── ResultInvalid            the result breaks the contract (shape, finite values, grid)
 │   ├── PipelineFailed           the pipeline raised
 │   ├── OutOfMemory †            device or host memory ran out
+│   ├── DeviceFailed †           the accelerator or its driver failed; the process is replaced
 │   ├── PipelineTimeout †        ran longer than its limit
 │   └── WorkerLost †             the worker process died
 ├── EncodingError                the result cannot be said in DICOM; names the attribute
@@ -149,6 +150,12 @@ class PipelineFailed(PipelineError):
 
 class OutOfMemory(PipelineError):
     """Device or host memory ran out."""
+
+    transient = True
+
+
+class DeviceFailed(PipelineError):
+    """The accelerator or its driver failed; the worker process is replaced before the next try."""
 
     transient = True
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from dicomnode.config import Config, Destination
 from dicomnode.domain import JobState, SeriesState
@@ -94,21 +94,28 @@ class Housekeeper:
             logger.info("Old files deleted", extra=extra)
 
     def _images(self, before: datetime) -> int:
-        table, job = schema.series, schema.job
+        table, job, instance = schema.series, schema.job, schema.instance
         busy = select(job.c.series_uid).where(job.c.state.not_in([state.value for state in _ENDED]))
-        old = select(table.c.series_uid).where(
+        old = (
             table.c.state.in_([state.value for state in _DECIDED]),
             table.c.last_at < before.timestamp(),
             table.c.series_uid.not_in(busy),
         )
         with self.database.read() as connection:
-            uids = list(connection.scalars(old))
-            held = [item for uid in uids for item in instances.of_series(connection, uid)]
-        for item in held:
-            (self.config.node.data / "spool" / item.path).unlink(missing_ok=True)
-        if held:  # files first: a crash in between leaves rows without files, which the next sweep removes
-            with self.database.write() as connection:
-                instances.forget(connection, [item.sop_instance_uid for item in held])
+            uids = list(connection.scalars(select(table.c.series_uid).where(*old).join(
+                instance, instance.c.series_uid == table.c.series_uid).distinct()))  # fmt: skip
+        return sum(self._forget(uid, old) for uid in uids)
+
+    def _forget(self, uid: str, old: tuple[ColumnElement[bool], ...]) -> int:
+        """Delete one series' images under the write lock, so that none of it can arrive in between."""
+        table = schema.series
+        with self.database.write() as connection:
+            if connection.scalar(select(table.c.series_uid).where(table.c.series_uid == uid, *old)) is None:
+                return 0
+            held = instances.of_series(connection, uid)
+            for item in held:
+                (self.config.node.data / "spool" / item.path).unlink(missing_ok=True)
+            instances.forget(connection, [item.sop_instance_uid for item in held])
         return len(held)
 
     def _results(self, before: datetime) -> int:

@@ -68,8 +68,8 @@ class Node:
         """Delete run folders that a crash left before their commit."""
         with self.database.read() as connection:
             rows = connection.execute(schema.output.select().with_only_columns(schema.output.c.path))
-            known = {Path(row.path).parent for row in rows}
-        swept = results.sweep(folder, known)
+            known = {Path(row.path).parent.parts[-2:] for row in rows}
+        swept = results.sweep(folder, {(job, run) for job, run in known})
         if swept:
             logger.info("Unfinished runs swept", extra={"action": "results_swept", "runs": swept})
 
@@ -99,7 +99,7 @@ class Node:
                 self._stop.wait(_RESTART_S)
                 try:
                     self.receiver.start()
-                except NodeError as error:
+                except (NodeError, OSError) as error:
                     extra = {"action": "receiver_failed", "error": str(error)}
                     logger.error("Receiver does not start; trying again", extra=extra)
 

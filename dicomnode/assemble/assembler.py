@@ -34,6 +34,11 @@ _COUNT_AGAIN_S: Final = 2.0
 #: than we do, and its count would equal ours by accident.
 _COUNT_AFTER_QUIET_S: Final = 1.0
 
+#: A sender that added to a series after its release is not believed for this long.
+_TRUST_AGAIN: Final = timedelta(days=30)
+#: A series of a connected sender is not looked at while images pour in: each look reads all of its rows.
+_POURING_S: Final = 0.5
+
 #: (where to ask, StudyInstanceUID, SeriesInstanceUID) -> number of instances, None if there is no answer.
 Count = Callable[[Query, str, str], int | None]
 
@@ -64,6 +69,7 @@ class Assembler:
     ) -> None:
         self.config, self.database, self.clock, self.on_queued = config, database, clock, on_queued
         self._count = count
+        self._seen: dict[str, tuple[int, datetime]] = {}
         self._router = route.Router(config, database, clock)
         self._asked: dict[str, tuple[datetime, int, Future[int | None]]] = {}
         self._geometry: dict[str, tuple[int, bool, str, bool]] = {}
@@ -114,6 +120,8 @@ class Assembler:
             here = one.calling_ae in connected
             if waits is not None and waits[:2] == (one.instances, here) and self.clock() < waits[2]:
                 continue
+            if here and (self.clock() - one.last_at).total_seconds() < _POURING_S:
+                continue
             try:
                 decided += self._look(one, connected=here)
             except IllegalMove:
@@ -138,6 +146,9 @@ class Assembler:
             return 0
         except OperationalError:
             raise
+        except OSError:  # a full file table, a disk that hiccups: the series is not at fault
+            logger.exception("Spool cannot be read; trying again", extra={"action": "assembler_error", "series_uid": one.series_uid})  # fmt: skip  # noqa: E501
+            return 0
         except Exception as error:  # a series that cannot be routed is rejected, visibly
             logger.exception("Series cannot be routed", extra={"action": "series_rejected", "series_uid": one.series_uid})  # fmt: skip  # noqa: E501
             with self.database.write() as connection:
@@ -181,7 +192,7 @@ class Assembler:
         if len(times) > 1:
             pause = max(later - earlier for earlier, later in pairwise(times))
             series.learn_gap(connection, one.calling_ae, pause)
-        for cache in (self._asked, self._geometry, self._waits):
+        for cache in (self._asked, self._geometry, self._waits, self._seen):
             cache.pop(one.series_uid, None)
         logger.info(
             "Series complete",
@@ -195,7 +206,12 @@ class Assembler:
     def _signals(self, connection: Connection, one: Series, held: list[Instance], *, connected: bool) -> Signals:
         now = self.clock()
         last_end = instances.association_end(connection, held[-1].association_id) if held else None
-        quiet_for = (now - one.last_at).total_seconds()
+        # Counted from when this count was first seen here: rows that come late, or a node that was down, are not the
+        # sender's silence.
+        seen = self._seen.get(one.series_uid)
+        if seen is None or seen[0] != len(held):
+            seen = self._seen[one.series_uid] = (len(held), now)
+        quiet_for = (now - max(one.last_at, seen[1])).total_seconds()
         regular, geometry, holes = self._regular(one, held)
         expected, asking = self._expected(one, quiet_for, connected=connected)
         announced = max((_number(item.header.get("ImagesInAcquisition", "")) for item in held), default=0)
@@ -212,7 +228,7 @@ class Assembler:
             regular=regular,
             geometry=geometry,
             holes=holes,
-            sender_reopened=series.reopened(connection, one.calling_ae),
+            sender_reopened=series.reopened(connection, one.calling_ae, now - _TRUST_AGAIN),
         )
 
     def _regular(self, one: Series, held: list[Instance]) -> tuple[bool, str, bool]:
@@ -233,8 +249,10 @@ class Assembler:
         asked = self._asked.get(one.series_uid)
         if asked is not None and not asked[2].done():
             return None, True
-        answer = asked[2].result() if asked is not None else None
-        if answer is not None and answer <= one.instances:
+        answer = _answer(one, asked[2]) if asked is not None else None
+        # Only an answer to a question that was asked at this count proves anything: an archive that is being filled
+        # at the same time would agree with us by accident.
+        if answer is not None and asked is not None and asked[1] == one.instances and answer <= one.instances:
             return answer, False
         stale = asked is None or asked[1] != one.instances
         rested = asked is None or (self.clock() - asked[0]).total_seconds() >= _COUNT_AGAIN_S
@@ -250,6 +268,16 @@ class Assembler:
     def _answered(self, series_uid: str) -> None:
         self._waits.pop(series_uid, None)
         self._wake.set()
+
+
+def _answer(one: Series, asked: Future[int | None]) -> int | None:
+    """What the archive said; nothing usable counts as no answer."""
+    error = asked.exception()
+    if error is None:
+        return asked.result()
+    extra = {"action": "count_failed", "series_uid": one.series_uid, "error": f"{type(error).__name__}: {error}"}
+    logger.warning("Archive gave no usable count", extra=extra)
+    return None
 
 
 def _number(text: str) -> int:

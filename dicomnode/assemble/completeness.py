@@ -122,18 +122,24 @@ def _released(signals: Signals) -> str | None:
 
 def _quiet(signals: Signals, settings: Assemble, quiet_s: float, origin: str, unproven: str) -> Decision | Wait:
     aborted = signals.last_end is AssociationEnd.ABORTED
-    needed = max(quiet_s, settings.quiet_max_s) if aborted else quiet_s  # the sender may come back with the rest
+    if aborted:
+        needed = max(quiet_s, settings.quiet_max_s)  # the sender may come back with the rest
+    elif signals.last_end is None:
+        needed = max(quiet_s, settings.quiet_s)  # still connected: the next object may be a large one on a slow line
+    else:
+        needed = quiet_s
     if signals.quiet_for_s < needed:
         reason = f"{signals.instances} instances; {unproven}; waiting for {needed:g} s of quiet"
         return Wait(reason=reason, look_again_s=needed - signals.quiet_for_s)
     reason = f"quiet for {needed:g} s ({origin}), {signals.instances} instances: {signals.geometry}"
     if aborted:
         reason += "; the last association was aborted and nobody sent the rest"
+    if signals.announced is not None and signals.instances < signals.announced:
+        reason += f"; ImagesInAcquisition announces {signals.announced}"
     return Decision(completion=Completion.QUIET, reason=reason, incomplete=aborted or signals.holes)
 
 
 def _capped(signals: Signals, settings: Assemble) -> Decision:
     seen = f"{signals.instances}" + (f" of {signals.expected}" if signals.expected is not None else "")
     reason = f"no proof within {settings.cap_s:g} s: taken as it is with {seen} instances"
-    incomplete = signals.expected is not None or signals.holes or signals.last_end is not AssociationEnd.RELEASED
-    return Decision(completion=Completion.CAP, reason=reason, incomplete=incomplete)
+    return Decision(completion=Completion.CAP, reason=reason, incomplete=True)

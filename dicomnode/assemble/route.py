@@ -17,7 +17,7 @@ from dicomnode.config import Config, Rule
 from dicomnode.domain import Instance, SeriesState
 from dicomnode.errors import SeriesError
 from dicomnode.rules import Verdict, evaluate, series_facts
-from dicomnode.store import instances, jobs, outputs, pipelines, series
+from dicomnode.store import instances, jobs, outputs, pipelines, revisions, series
 from dicomnode.store.db import Database
 from dicomnode.store.jobs import NewJob
 from dicomnode.store.pipelines import PipelineInfo
@@ -49,45 +49,47 @@ class Router:
             return 0
         facts, verdicts = self._explain(one, held)
         now = self.clock()
-        reject = _conflict(one, held, patients)
+        wanted = self._wanted(one, held, verdicts, loaded)
         with self.database.write() as connection:
             kept = {"facts": facts, "verdicts": [asdict(verdict) for verdict in verdicts]}
-            jobs.supersede(connection, one.series_uid, one.revision, now)
+            reject = _conflict(one, held, patients) or _gone(connection, one, held)
+            queued: list[int] = []
             if reject:
+                if patients > 1:
+                    revisions.withhold_study(connection, one.study_uid, now)
                 series.move(connection, one, SeriesState.REJECTED, now, reject, **kept)
-                queued: list[int] = []
             elif own or facts.get("series.own_result") == "yes":
                 series.move(connection, one, SeriesState.UNROUTED, now, "own result (loop guard)", **kept)
-                queued = []
             else:
-                queued = self._enqueue(connection, one, held, verdicts, loaded, kept, now)
+                keys = [job.key for job in wanted]
+                revisions.supersede(connection, one.series_uid, one.revision, now, keep=keys)
+                queued = self._enqueue(connection, one, wanted, kept, now)
             faults.reached("before-route-commit")
         _report(one, queued, verdicts, reject)
         return len(queued)
 
     def _explain(self, one: Series, held: Sequence[Instance]) -> tuple[dict[str, Any], list[Verdict]]:
         headers = [item.header for item in held]
-        representative = read_header(self.config.node.data / "spool" / _first(held).path)
-        facts = dict(series_facts(headers, representative))
+        header = read_header(self.config.node.data / "spool" / representative(held).path)
+        facts = dict(series_facts(headers, header))
         facts["series.incomplete"] = "yes" if one.incomplete else "no"
         facts["series.source"] = one.calling_ae
-        return facts, list(evaluate(self.config.rules, representative, facts))
+        return facts, list(evaluate(self.config.rules, header, facts))
+
+    def _wanted(
+        self, one: Series, held: Sequence[Instance], verdicts: Sequence[Verdict], loaded: dict[str, PipelineInfo]
+    ) -> list[NewJob]:
+        matched = [rule for rule in self.config.rules if any(v.matched and v.rule == rule.name for v in verdicts)]
+        return [self._job(one, held, rules, loaded[rules[0].pipeline]) for rules in _together(matched, self.config)]
 
     def _enqueue(
-        self, connection: Connection, one: Series, held: Sequence[Instance], verdicts: Sequence[Verdict],
-        loaded: dict[str, PipelineInfo], kept: dict[str, Any], now: datetime,
-    ) -> list[int]:  # fmt: skip
-        matched = [rule for rule in self.config.rules if any(v.matched and v.rule == rule.name for v in verdicts)]
-        if not matched:
+        self, connection: Connection, one: Series, wanted: Sequence[NewJob], kept: dict[str, Any], now: datetime
+    ) -> list[int]:
+        if not wanted:
             series.move(connection, one, SeriesState.UNROUTED, now, "no rule wants it", **kept)
             return []
-        queued = []
-        for rules in _together(matched, self.config):
-            job = self._job(one, held, rules, loaded[rules[0].pipeline])
-            job_id = jobs.enqueue(connection, job, now)
-            if job_id is not None:
-                queued.append(job_id)
-        names = ", ".join(rule.name for rule in matched)
+        queued = [job_id for job in wanted if (job_id := jobs.enqueue(connection, job, now)) is not None]
+        names = " + ".join(job.rule for job in wanted)
         series.move(connection, one, SeriesState.ROUTED, now, f"wanted by: {names}", **kept)
         return queued
 
@@ -130,7 +132,7 @@ def _conflict(one: Series, held: Sequence[Instance], patients: int) -> str:
     if patients > 1:
         return (
             f"study {one.study_uid} carries {patients} different patient identities: nothing of it is processed; "
-            "correct the identity at the source and send again"
+            "correct the identity at the source, `dicomnode series UID --discard` each of its series, and send again"
         )
     studies = {item.study_uid for item in held}
     if len(studies) > 1:
@@ -138,7 +140,19 @@ def _conflict(one: Series, held: Sequence[Instance], patients: int) -> str:
     return ""
 
 
-def _first(held: Sequence[Instance]) -> Instance:
+def _gone(connection: Connection, one: Series, held: Sequence[Instance]) -> str:
+    """Reason not to replace a result, or empty: part of what it was made of is past its retention."""
+    earlier = [job for job in jobs.of_series(connection, one.series_uid) if job.revision < one.revision]
+    missing = set(earlier[-1].inputs) - {item.sop_instance_uid for item in held} if earlier else set()
+    if not missing:
+        return ""
+    return (
+        f"{len(missing)} images of the earlier result are past their retention: the new ones alone would replace the "
+        "whole by a part; send the whole series again"
+    )
+
+
+def representative(held: Sequence[Instance]) -> Instance:
     """Return the representative instance: the lowest InstanceNumber, then UID, whatever the order of arrival."""
 
     def order(item: Instance) -> tuple[float, str]:
@@ -154,6 +168,8 @@ def read_header(path: Path) -> Dataset:
     """Read a stored object's attributes without its pixels; raises `SeriesError` naming the file."""
     try:
         return dcmread(path, stop_before_pixels=True, defer_size=_DEFER)
+    except OSError:
+        raise  # the disk's trouble, not the object's: tried again
     except Exception as error:  # pydicom raises many kinds; the series is rejected with the reason
         raise SeriesError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
 

@@ -6,6 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicomnode import __version__
 from dicomnode.cli import check, demo, jobs, peers, quarantine, route, run, series, serve
 from dicomnode.errors import NodeError
@@ -45,6 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NodeError as error:
         sys.stderr.write(f"dicomnode: {error}\n")
         return 2 if type(error).__name__ == "ConfigError" else 3
+    except ValidationError as error:  # a value typed on the command line, such as AE@host:port
+        sys.stderr.write(f"dicomnode: {'; '.join(problem['msg'] for problem in error.errors())}\n")
+        return 2
+    except SQLAlchemyError as error:
+        said = str(getattr(error, "orig", None) or error).splitlines()[0]
+        sys.stderr.write(
+            f"dicomnode: the database does not answer as expected: {said}; start the node once, or look at it\n"
+        )
+        return 3
     except KeyboardInterrupt:
         return 130
     return code

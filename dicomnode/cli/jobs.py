@@ -98,7 +98,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _print_objects(made: list[Output], sent: list[deliveries.Delivery]) -> None:
     if made:
-        out.print(f"\n{len(made)} objects, series {made[0].series_uid}, in {made[0].path.parent}")
+        out.print(f"\n{len(made)} objects, series {made[0].series_uid}, in results/{made[0].path.parent}")
     states = Counter((one.destination, one.state.value, one.error) for one in sent)
     for (destination, state, error), number in sorted(states.items()):
         out.print(f"{destination}: {number} {state}" + (f" ({error})" if error else ""), markup=False)

@@ -1,4 +1,4 @@
-"""``dicomnode quarantine``: what was kept but will not be processed, why, and filing it after all."""
+"""``dicomnode quarantine``: what was kept but will not be processed, and why."""
 
 from __future__ import annotations
 

@@ -11,12 +11,16 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicomnode.assemble.route import representative
 from dicomnode.cli.common import Commands, add_config, command, dicom_files, err, load_config, open_store, out
 from dicomnode.config import Config
 from dicomnode.domain import INDEX_TAGS
 from dicomnode.errors import StoreError
 from dicomnode.rules import check_rules, evaluate, is_regular_stack, series_facts
 from dicomnode.store import instances, series
+
+#: Series UID -> indexed headers, the header rules read, facts that only the node knows.
+Found = dict[str, tuple[list[dict[str, str]], Dataset, dict[str, str]]]
 
 
 def add(commands: Commands) -> None:
@@ -31,6 +35,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("what", metavar="FOLDER|SeriesInstanceUID")
     sub.add_argument("--explain", action="store_true", help="print every condition, not only the outcome")
+    sub.add_argument("--source", default="", metavar="AE", help="for a folder: who would have sent it (series.source)")
     add_config(sub)
 
 
@@ -38,12 +43,12 @@ def _route(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     check_rules(config.rules)
     place = Path(arguments.what)
-    found = _from_folder(place) if place.exists() else _from_store(config, arguments.what)
+    found = _from_folder(place, arguments.source) if place.exists() else _from_store(config, arguments.what)
     matched = 0
-    for series_uid, (headers, representative) in sorted(found.items()):
-        facts = series_facts(headers, representative)
+    for series_uid, (headers, first, told) in sorted(found.items()):
+        facts = {**series_facts(headers, first), **told}
         stack = is_regular_stack(headers)
-        verdicts = [asdict(verdict) for verdict in evaluate(config.rules, representative, facts)]
+        verdicts = [asdict(verdict) for verdict in evaluate(config.rules, first, facts)]
         wanted = [verdict["rule"] for verdict in verdicts if verdict["matched"]]
         matched += len(wanted)
         out.print(
@@ -81,25 +86,28 @@ def _header(dataset: Dataset) -> dict[str, str]:
     return header
 
 
-def _from_folder(folder: Path) -> dict[str, tuple[list[dict[str, str]], Dataset]]:
-    found: dict[str, tuple[list[dict[str, str]], Dataset]] = {}
+def _from_folder(folder: Path, source: str) -> Found:
+    told = {"series.source": source, "series.incomplete": "no"}
+    found: Found = {}
     for path in dicom_files(folder):
         try:
             dataset = dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError, ValueError) as error:
             err.print(f"{path.name} is left out: {error}", markup=False)
             continue
-        headers, _ = found.setdefault(str(dataset.get("SeriesInstanceUID", "(no SeriesInstanceUID)")), ([], dataset))
-        headers.append(_header(dataset))
+        uid = str(dataset.get("SeriesInstanceUID", "(no SeriesInstanceUID)"))
+        found.setdefault(uid, ([], dataset, told))[0].append(_header(dataset))
     return found
 
 
-def _from_store(config: Config, series_uid: str) -> dict[str, tuple[list[dict[str, str]], Dataset]]:
+def _from_store(config: Config, series_uid: str) -> Found:
     with open_store(config).read() as connection:
-        if series.get(connection, series_uid) is None:
+        one = series.get(connection, series_uid)
+        if one is None:
             raise StoreError(f"{series_uid} is neither a folder nor a series this node has received")
         held = instances.of_series(connection, series_uid)
     if not held:
         raise StoreError(f"the images of {series_uid} are past their retention; see dicomnode series {series_uid}")
-    representative = dcmread(config.node.data / "spool" / held[0].path, stop_before_pixels=True)
-    return {series_uid: ([dict(item.header) for item in held], representative)}
+    first = dcmread(config.node.data / "spool" / representative(held).path, stop_before_pixels=True)
+    told = {"series.source": one.calling_ae, "series.incomplete": "yes" if one.incomplete else "no"}
+    return {series_uid: ([dict(item.header) for item in held], first, told)}

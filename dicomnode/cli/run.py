@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 err.print(f"series {series_uid}: {type(error).__name__}: {error}", markup=False)
                 failed += 1
             else:
-                _report(series_uid, performed, pipeline)
+                _report(series_uid, performed, pipeline, arguments.out)
     return 1 if failed else 0
 
 
@@ -126,6 +126,8 @@ def _request(
         key=dicom.digest(series_uid, spec.class_name, digest, now.isoformat(), *map(str, paths)),
         run=now.strftime("%Y%m%dT%H%M%S"),
         pipeline=spec,
+        version="unknown",
+        weights_digest=digest,
         paths=paths,
         incomplete=False,
         revision=0,
@@ -137,9 +139,9 @@ def _request(
     )
 
 
-def _report(series_uid: str, performed: Performed, pipeline: Pipeline[Any]) -> None:
+def _report(series_uid: str, performed: Performed, pipeline: Pipeline[Any], results: Path) -> None:
     name = f"{pipeline.algorithm.name} {pipeline.algorithm.version}"
-    folder = performed.outputs[0].path.parent if performed.outputs else "(nothing)"
+    folder = results / performed.outputs[0].path.parent if performed.outputs else "(nothing)"
     out.print(f"series {series_uid}: {name} made {len(performed.outputs)} objects in {folder}", markup=False)
     for key, value in performed.quality.items():
         out.print(f"  {key}: {value:.4g}", markup=False)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 
 from dicomnode.cli.common import Commands, add_config, ago, command, err, load_config, open_store, out, table, when
 from dicomnode.cli.route import print_verdicts
-from dicomnode.errors import StoreError
-from dicomnode.store import events, jobs, series
+from dicomnode.config import Config
+from dicomnode.domain import SeriesState
+from dicomnode.errors import ConfigError, StoreError
+from dicomnode.store import events, instances, jobs, series
 from dicomnode.store.db import Database
 
 
@@ -18,15 +21,27 @@ def add(commands: Commands) -> None:
         """
         dicomnode series
         dicomnode series 1.2.840.113619.2.55.1
+        dicomnode series 1.2.840.113619.2.55.1 --again     # decide again, after a rule was corrected
+        dicomnode series 1.2.840.113619.2.55.1 --discard   # forget its images, after an identity was corrected
         """, _series,
     )  # fmt: skip
     sub.add_argument("series_uid", nargs="?", metavar="SeriesInstanceUID", help="show this one")
     sub.add_argument("--limit", type=int, default=50, help="how many at the most (default: 50)")
+    move = sub.add_mutually_exclusive_group()
+    move.add_argument(
+        "--again", action="store_true", help="route an unrouted or rejected series by the rules as they are now"
+    )
+    move.add_argument("--discard", action="store_true", help="delete its received images, so that it can be sent anew")
     add_config(sub)
 
 
 def _series(arguments: argparse.Namespace) -> int:
-    database = open_store(load_config(arguments))
+    config = load_config(arguments)
+    database = open_store(config)
+    if arguments.again or arguments.discard:
+        if not arguments.series_uid:
+            raise ConfigError("--again and --discard need a SeriesInstanceUID")
+        return _again(database, arguments.series_uid) if arguments.again else _discard(config, arguments.series_uid)
     if arguments.series_uid:
         return _show(database, arguments.series_uid)
     with database.read() as connection:
@@ -73,4 +88,31 @@ def _show(database: Database, series_uid: str) -> int:
     out.print()
     for event in log:
         out.print(f"{when(event.at)}  {event.action}: {event.text}", markup=False)
+    return 0
+
+
+def _again(database: Database, series_uid: str) -> int:
+    with database.write() as connection:
+        one = series.get(connection, series_uid)
+        if one is None:
+            raise StoreError(f"no series {series_uid} has arrived")
+        series.move(connection, one, SeriesState.COMPLETE, datetime.now(UTC), "decided again, by an operator")
+    out.print(f"series {series_uid} is routed again")
+    return 0
+
+
+def _discard(config: Config, series_uid: str) -> int:
+    with open_store(config).write() as connection:
+        one = series.get(connection, series_uid)
+        if one is None:
+            raise StoreError(f"no series {series_uid} has arrived")
+        if one.state not in (SeriesState.REJECTED, SeriesState.UNROUTED):
+            raise StoreError(f"series {series_uid} is {one.state}: only a rejected or unrouted one can be discarded")
+        held = instances.of_series(connection, series_uid)
+        for item in held:
+            (config.node.data / "spool" / item.path).unlink(missing_ok=True)
+        instances.forget(connection, [item.sop_instance_uid for item in held])
+        text = f"{len(held)} images discarded, by an operator"
+        events.note(connection, datetime.now(UTC), "series_discarded", text, series_uid=series_uid)
+    out.print(f"{len(held)} images of series {series_uid} are gone; it can be sent anew")
     return 0

@@ -45,8 +45,11 @@ def _series_level(assoc: Association, study_uid: str, series_uid: str) -> tuple[
     for answer in _answers(assoc, keys):
         # Some archives ignore keys they do not match on, and answer with every series of the study.
         if str(answer.get("SeriesInstanceUID", "")) == series_uid:
-            number = answer.get("NumberOfSeriesRelatedInstances")
-            return True, int(number) if number else None
+            try:
+                number = answer.get("NumberOfSeriesRelatedInstances")
+                return True, int(number) if number else None
+            except (ValueError, TypeError):  # several values, or no number: not an answer to the question
+                return True, None
     return False, None
 
 

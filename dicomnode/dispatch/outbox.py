@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import OperationalError
@@ -75,8 +76,9 @@ class Outbox:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.config, self.database, self.clock = config, database, clock
+        results = config.node.data / "results"
         self.lanes = [
-            Lane(name, one, one.calling_ae_title or config.node.ae_title, database, clock, jitter)
+            Lane(name, one, one.calling_ae_title or config.node.ae_title, database, clock, jitter, results)
             for name, one in config.destinations.items()
         ]
 
@@ -119,7 +121,9 @@ class Lane:
         database: Database,
         clock: Callable[[], datetime],
         jitter: Callable[[], float],
+        results: Path,
     ) -> None:
+        self._results = results
         self.name, self.destination, self.calling_ae = name, destination, calling_ae
         self.database, self.clock, self._jitter = database, clock, jitter
         self.woken, self._stopping = threading.Event(), threading.Event()
@@ -199,7 +203,7 @@ class Lane:
         found: dict[str, tuple[Delivery, File]] = {}
         for delivery in batch:
             try:
-                found[delivery.sop_instance_uid] = (delivery, files.read(delivery.path))
+                found[delivery.sop_instance_uid] = (delivery, files.read(self._results / delivery.path))
             except DispatchError as error:
                 self._kill(delivery, error)
         parts = list(contexts.batches([file for _, file in found.values()]))

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from dicomnode.domain import JobState
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
 from dicomnode.execute import executor
 from dicomnode.execute.executor import Event, Executor, PipelineSpec, Request
-from dicomnode.store import jobs, leader, outputs, pipelines, schema
+from dicomnode.store import jobs, leader, outputs, pipelines, revisions, schema
 from dicomnode.store.db import Database
 from dicomnode.store.jobs import Failure, Job, RetryPolicy
 
@@ -34,6 +35,8 @@ _RENEW_S: Final = 4.0
 #: Longest wait for an event; other processes' job inserts are seen at this pace at the latest [s].
 _POLL_S: Final = 0.25
 _PROGRESS_S: Final = 1.0
+#: After these a slot's process is replaced: a CUDA context does not recover, and memory may be leaked or split up.
+_RECYCLE: Final = frozenset({"OutOfMemory", "DeviceFailed", "PipelineFailed"})
 
 
 def _now() -> datetime:
@@ -73,6 +76,7 @@ class Dispatcher:
         self._renewed = 0.0
         self._runs: dict[str, _Run] = {}
         self._free: set[str] = set()
+        self._events: deque[Event] = deque()
         self._infos: dict[str, pipelines.PipelineInfo] = {}
         self._policy = RetryPolicy(max_attempts=config.execute.max_attempts, backoff_s=config.execute.backoff_s)
         self._stop = threading.Event()
@@ -115,8 +119,16 @@ class Dispatcher:
         if not self._lead():
             self._stop.wait(_POLL_S)
             return
-        for event in self.executor.poll(_POLL_S):
-            self._take(event)
+        self._events.extend(self.executor.poll(0 if self._events else _POLL_S))
+        while self._events:
+            # Taken off only when it is recorded: an outcome must survive a database that is away for a moment.
+            try:
+                self._take(self._events[0])
+            except OperationalError:
+                raise
+            except Exception:  # one event must not hold up the next; the job it ended is released below
+                logger.exception("Event could not be recorded", extra={"action": "dispatcher_error"})
+            self._events.popleft()
         self._enforce()
         self._assign()
 
@@ -128,6 +140,9 @@ class Dispatcher:
             with self.database.write() as connection:
                 self.epoch = leader.acquire(connection, self._holder, self.clock(), LEASE)
                 released = [] if self.epoch is None else jobs.release_orphans(connection, self.epoch, self.clock())
+                if self.epoch is not None:
+                    # What an earlier start loaded may be another version: nothing is routed before a slot says.
+                    pipelines.describe(connection, [], self.clock())
             if self.epoch is not None:
                 self._renewed = now
                 logger.info("Leading", extra={"action": "leading", "epoch": self.epoch, "released_jobs": len(released)})
@@ -135,6 +150,8 @@ class Dispatcher:
             try:
                 with self.database.write() as connection:
                     leader.renew(connection, self.epoch, self.clock(), LEASE)
+                    mine = [run.job.id for run in self._runs.values()]
+                    jobs.release_forgotten(connection, self.epoch, mine, self.clock())
                 self._renewed = now
             except StaleEpoch:
                 logger.error("Another dispatcher leads; dropping every run", extra={"action": "leadership_lost"})
@@ -168,10 +185,12 @@ class Dispatcher:
         elif isinstance(event, executor.Progress):
             self._progress(run, event)
         else:
-            del self._runs[event.slot]
-            if not isinstance(event, executor.Lost):
-                self._free.add(event.slot)
             self._end(run.job, event)
+            del self._runs[event.slot]
+            if isinstance(event, executor.Failed) and event.failure.error_class in _RECYCLE:
+                self.executor.kill(event.slot)
+            elif not isinstance(event, executor.Lost):
+                self._free.add(event.slot)
 
     def _ready(self, event: executor.Ready) -> None:
         self._free.add(event.slot)
@@ -294,15 +313,17 @@ class Dispatcher:
         if settings is None:
             raise StoreError(f"pipeline {job.pipeline!r} is no longer configured; add it and retry job {job.id}")
         data = self.config.node.data
-        older = jobs.predecessor(connection, job)
+        older = revisions.predecessor(connection, job)
         previous = outputs.of_job(connection, older.id) if older is not None else []
         return Request(
             job_id=job.id,
             key=job.key,
-            run=f"{job.epoch}-{job.attempt}-{job.lost_count}",
+            run=f"{job.epoch}-{job.attempt}-{job.lost_count}-{int(self.clock().timestamp() * 1000)}",
             pipeline=PipelineSpec(
                 name=job.pipeline, class_name=job.class_name, weights=settings.weights, options=job.options
             ),
+            version=job.version,
+            weights_digest=job.weights_digest,
             paths=_input_paths(connection, job, data / "spool"),
             incomplete=job.incomplete,
             revision=job.revision,

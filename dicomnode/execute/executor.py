@@ -36,6 +36,9 @@ class Request:
     #: Name of this run's result folder; no two runs share one.
     run: str
     pipeline: PipelineSpec
+    #: Version and weights the job was made for.
+    version: str
+    weights_digest: str
     paths: Sequence[Path]
     incomplete: bool
     revision: int

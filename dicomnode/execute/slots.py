@@ -45,6 +45,7 @@ def local_executor(config: Config) -> LocalExecutor:
             pipelines=specs(config),
             log_level=config.node.log.level,
             log_style=config.node.log.style,
+            parent=os.getpid(),
         )
         for number, device in enumerate(names)
     ]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dicomnode import log
-from dicomnode.errors import NodeError, OutOfMemory, PipelineFailed, PipelineNotLoadable, Unsuitable
+from dicomnode.errors import DeviceFailed, NodeError, OutOfMemory, PipelineFailed, PipelineNotLoadable, Unsuitable
 from dicomnode.execute import executor, loader
 from dicomnode.execute.executor import PipelineSpec, Request
 from dicomnode.pipeline import Pipeline, Runtime
@@ -47,18 +47,20 @@ class SlotSettings:
     pipelines: Sequence[PipelineSpec]
     log_level: str
     log_style: str
+    #: Process ID of the node. In a container that is 1, so "my parent is 1" does not mean that it died.
+    parent: int
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when the thread that started it ends."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process with the thread that started it; end now if ``parent`` is gone already."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         sys.exit("the node is gone")
 
 
 def main(connection: Connection, settings: SlotSettings) -> None:
     """Entry of the process (`multiprocessing` spawn)."""
-    die_with_parent()
+    die_with_parent(settings.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the node's: it stops the slots in order
     Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_ADJ), encoding="ascii")
     log.setup(settings.log_level, style=settings.log_style)
@@ -143,6 +145,7 @@ class Worker:
         self._progress = _throttled(lambda phase, fraction: send(executor.Progress(slot, job_id, phase, fraction)))
         try:
             pipeline, digest = self._load(request.pipeline)
+            _same_algorithm(pipeline, digest, request)
             performed = perform(pipeline, request, digest, self._progress)
         except Unsuitable as error:
             send(executor.Refused(slot, job_id, error.reason))
@@ -154,6 +157,16 @@ class Worker:
             self._progress = lambda _phase, _fraction: None
 
 
+def _same_algorithm(pipeline: Pipeline[Any], digest: str, request: Request) -> None:
+    """Refuse to compute under the name of another version: job key, UIDs and record say which one it was made for."""
+    wanted, found = (request.version, request.weights_digest), (pipeline.algorithm.version, digest)
+    if wanted != found and request.version != "unknown":
+        raise PipelineNotLoadable(
+            f"the job was made for version {wanted[0]} with weights {wanted[1][:12] or 'none'}, this worker has "
+            f"{found[0]} with {found[1][:12] or 'none'}; send the series again or restore that version"
+        )
+
+
 def failure_of(error: BaseException) -> Failure:
     """Name an exception for the job's record; memory running out is worth another try."""
     trace = "".join(traceback.format_exception(error))
@@ -162,6 +175,8 @@ def failure_of(error: BaseException) -> Failure:
         named = error
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         named = OutOfMemory(f"{type(error).__name__}: {error}")
+    elif type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error):
+        named = DeviceFailed(f"{type(error).__name__}: {error}")
     else:
         named = PipelineFailed(f"{type(error).__name__}: {error}")
     return Failure(error_class=type(named).__name__, message=str(named), trace=trace, transient=named.transient)

@@ -38,7 +38,10 @@ class Database:
     """
 
     def __init__(self, url: str, *, durable: bool = True) -> None:
-        self.engine: Engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        try:
+            self.engine: Engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        except ModuleNotFoundError as error:
+            raise StoreError(f"{error.name} is not installed; install dicomnode[postgres]") from error
         self.sqlite = self.engine.dialect.name == "sqlite"
         if self.sqlite:
             event.listen(self.engine, "connect", _pragmas(durable=durable))
@@ -115,7 +118,7 @@ def file_system(folder: Path) -> str:
 def migrate(database: Database) -> None:
     """Bring the schema up to date; an SQLite file is copied aside first.
 
-    PostgreSQL is only migrated when it is empty: on a running cluster an operator runs `dicomnode check --migrate`.
+    Run by the node at start, and by `dicomnode check --migrate`.
     """
     # Loaded here because the receiver opens the database too and must not pay 12 MB for what only the node does.
     from alembic import command

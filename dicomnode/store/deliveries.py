@@ -172,6 +172,7 @@ def hand_back(connection: Connection, deliveries: Sequence[Delivery], at: dateti
     """sending -> pending, no attempt counted: these were not offered (the destination is down, or the node stops)."""
     for delivery in deliveries:
         _move(connection, delivery, DeliveryState.PENDING, at, error=(error or delivery.error)[:2000])
+    _withhold_superseded(connection, at)
 
 
 def kill(connection: Connection, delivery: Delivery, at: datetime, error: str, status: int | None = None) -> None:
@@ -188,7 +189,20 @@ def put_back(connection: Connection, at: datetime, destination: str | None = Non
     query = update(table).where(table.c.state == DeliveryState.SENDING.value)
     if destination is not None:
         query = query.where(table.c.destination == destination)
-    return connection.execute(query.values(state=DeliveryState.PENDING.value, updated_at=at.timestamp())).rowcount
+    number = connection.execute(query.values(state=DeliveryState.PENDING.value, updated_at=at.timestamp())).rowcount
+    _withhold_superseded(connection, at)
+    return number
+
+
+def _withhold_superseded(connection: Connection, at: datetime) -> None:
+    """pending -> cancelled for what was on its way when its job was superseded and came back unsent."""
+    table = schema.delivery
+    superseded = select(schema.job.c.id).where(schema.job.c.state == JobState.SUPERSEDED.value)
+    connection.execute(
+        update(table)
+        .where(table.c.state == DeliveryState.PENDING.value, table.c.job_id.in_(superseded))
+        .values(state=DeliveryState.CANCELLED.value, updated_at=at.timestamp())
+    )
 
 
 def retry_dead(connection: Connection, job_id: int, at: datetime) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dicomnode.domain import JOB_MOVES, Band, DeliveryState, JobState, Output
@@ -75,7 +75,8 @@ def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _job(row: Row[Any]) -> Job:
+def row_to_job(row: Row[Any]) -> Job:
+    """Read one row of the job table."""
     values = dict(row._mapping)
     values["state"], values["band"] = JobState(row.state), Band(row.band)
     for name in ("not_before", "created_at", "started_at", "finished_at"):
@@ -104,13 +105,13 @@ def enqueue(connection: Connection, job: NewJob, at: datetime) -> int | None:
 def get(connection: Connection, job_id: int) -> Job | None:
     """One job, or None."""
     row = connection.execute(select(schema.job).where(schema.job.c.id == job_id)).first()
-    return None if row is None else _job(row)
+    return None if row is None else row_to_job(row)
 
 
 def of_series(connection: Connection, series_uid: str) -> list[Job]:
     """Every job of a series, oldest first."""
     query = select(schema.job).where(schema.job.c.series_uid == series_uid).order_by(schema.job.c.id)
-    return [_job(row) for row in connection.execute(query)]
+    return [row_to_job(row) for row in connection.execute(query)]
 
 
 def latest(connection: Connection, states: Sequence[JobState] = (), limit: int = 50) -> list[Job]:
@@ -118,7 +119,7 @@ def latest(connection: Connection, states: Sequence[JobState] = (), limit: int =
     query = select(schema.job).order_by(schema.job.c.id.desc()).limit(limit)
     if states:
         query = query.where(schema.job.c.state.in_([state.value for state in states]))
-    return [_job(row) for row in connection.execute(query)]
+    return [row_to_job(row) for row in connection.execute(query)]
 
 
 def counts(connection: Connection) -> dict[str, int]:
@@ -148,7 +149,7 @@ def claim(connection: Connection, now: datetime, epoch: int, slot: str, full: Se
     if row is None:
         return None
     changes = {"state": JobState.RUNNING.value, "attempt": row.attempt + 1, "epoch": epoch, "slot": slot}
-    changes |= {"started_at": now.timestamp(), "phase": "", "fraction": 0.0, "cancel_asked": False}
+    changes |= {"started_at": now.timestamp(), "phase": "", "fraction": 0.0}
     connection.execute(update(table).where(table.c.id == row.id).values(**changes))
     text = f"attempt {row.attempt + 1} on {slot}"
     note(connection, now, "job_started", text, series_uid=row.series_uid, job_id=row.id)
@@ -201,8 +202,9 @@ def finish(
 
     Return False, having written nothing, if the attempt is stale; its files are rubbish.
     """
+    done = JobState.STORED if outputs and job.send_to else JobState.CLOSED  # nothing to deliver: nothing to wait for
     if not _fenced(
-        connection, job, JobState.STORED, fraction=1.0, quality=dict(quality), notes=list(notes), error="",
+        connection, job, done, fraction=1.0, quality=dict(quality), notes=list(notes), error="",
         error_class="", trace="", finished_at=at.timestamp(),
     ):  # fmt: skip
         return False
@@ -273,6 +275,8 @@ def fail(connection: Connection, job: Job, failure: Failure, policy: RetryPolicy
     }
     if again:
         values["not_before"] = (at + policy.pause(job.attempt)).timestamp()
+    if _cancelled_instead(connection, job, at):
+        return JobState.CANCELLED
     if not _fenced(connection, job, to, **values):
         return None
     text = f"attempt {job.attempt}: {failure.error_class}: {failure.message[:300]}"
@@ -286,6 +290,8 @@ def lose(connection: Connection, job: Job, message: str, at: datetime) -> JobSta
     to = JobState.DEAD if poison else JobState.QUEUED
     values = {"lost_count": job.lost_count + 1, "attempt": job.attempt - 1}
     text = f"{message} ({job.lost_count + 1} of {MAX_LOST})"
+    if _cancelled_instead(connection, job, at):
+        return JobState.CANCELLED
     if not _fenced(connection, job, to, **values, error_class="WorkerLost", error=text, not_before=at.timestamp()):
         return None
     note(connection, at, "job_poison" if poison else "job_lost", text, series_uid=job.series_uid, job_id=job.id)
@@ -305,23 +311,33 @@ def unsuitable(connection: Connection, job: Job, reason: str, at: datetime) -> b
 
 def release_orphans(connection: Connection, epoch: int, at: datetime) -> list[int]:
     """running -> queued for jobs of an older leader. Not the job's fault: nothing is counted against it."""
+    return _release(connection, schema.job.c.epoch < epoch, at, "the node stopped in mid-run")
+
+
+def release_forgotten(connection: Connection, epoch: int, known: Sequence[int], at: datetime) -> list[int]:
+    """running -> queued for jobs of this leader that no slot of it runs: their end could not be recorded."""
     table = schema.job
-    rows = connection.execute(
-        select(table.c.id, table.c.attempt, table.c.series_uid).where(
-            table.c.state == JobState.RUNNING.value, table.c.epoch < epoch
-        )
-    ).all()
-    for row in rows:
+    return _release(connection, (table.c.epoch == epoch) & table.c.id.not_in(known), at, "its end was not recorded")
+
+
+def _release(connection: Connection, which: ColumnElement[bool], at: datetime, why: str) -> list[int]:
+    table = schema.job
+    running = select(table).where(table.c.state == JobState.RUNNING.value, which)
+    found = connection.execute(running).all()
+    for row in found:
+        to = JobState.CANCELLED if row.cancel_asked else JobState.QUEUED
         connection.execute(
             update(table)
             .where(table.c.id == row.id, table.c.state == JobState.RUNNING.value)
-            .values(state=JobState.QUEUED.value, attempt=row.attempt - 1, not_before=at.timestamp())
+            .values(state=to.value, attempt=row.attempt - 1, not_before=at.timestamp())
         )
-        note(connection, at, "job_released", "the node stopped in mid-run", series_uid=row.series_uid, job_id=row.id)
-    return [row.id for row in rows]
+        action = "job_cancelled" if row.cancel_asked else "job_released"
+        note(connection, at, action, why, series_uid=row.series_uid, job_id=row.id)
+    return [row.id for row in found]
 
 
-def _move(connection: Connection, job: Job, to: JobState, **values: object) -> None:
+def move(connection: Connection, job: Job, to: JobState, **values: object) -> None:
+    """Make one move that is not the end of a run; raises `IllegalMove`."""
     if to not in JOB_MOVES[job.state]:
         raise IllegalMove(f"job {job.id} is {job.state}: it cannot become {to}")
     table = schema.job
@@ -338,8 +354,15 @@ def cancel(connection: Connection, job: Job, at: datetime) -> None:
         connection.execute(update(schema.job).where(schema.job.c.id == job.id).values(cancel_asked=True))
         note(connection, at, "job_cancel_asked", "by an operator", series_uid=job.series_uid, job_id=job.id)
         return
-    _move(connection, job, JobState.CANCELLED, finished_at=at.timestamp())
+    move(connection, job, JobState.CANCELLED, finished_at=at.timestamp())
     note(connection, at, "job_cancelled", "by an operator", series_uid=job.series_uid, job_id=job.id)
+
+
+def _cancelled_instead(connection: Connection, job: Job, at: datetime) -> bool:
+    """Whether a job that ended without a result was asked to stop: then it does not run again."""
+    table = schema.job
+    asked = connection.scalar(select(table.c.cancel_asked).where(table.c.id == job.id))
+    return bool(asked) and cancelled(connection, job, at)
 
 
 def cancelled(connection: Connection, job: Job, at: datetime) -> bool:
@@ -356,39 +379,8 @@ def retry(connection: Connection, job: Job, at: datetime) -> None:
         if deliveries.retry_dead(connection, job.id, at) == 0:
             raise IllegalMove(f"job {job.id} is {job.state} and none of its deliveries is dead: nothing to retry")
         return
-    _move(
+    move(
         connection, job, JobState.QUEUED, attempt=0, lost_count=0, not_before=at.timestamp(), error="", error_class="",
         trace="", cancel_asked=False,
     )  # fmt: skip
     note(connection, at, "job_retried", "by an operator", series_uid=job.series_uid, job_id=job.id)
-
-
-def supersede(connection: Connection, series_uid: str, revision: int, at: datetime) -> list[int]:
-    """Set aside every job of an older revision of a series; what it has not sent yet is never sent."""
-    table = schema.job
-    query = select(table).where(
-        table.c.series_uid == series_uid, table.c.revision < revision, table.c.state != JobState.SUPERSEDED.value
-    )
-    done = []
-    for job in [_job(row) for row in connection.execute(query)]:
-        if JobState.SUPERSEDED not in JOB_MOVES[job.state]:
-            continue
-        _move(connection, job, JobState.SUPERSEDED, finished_at=at.timestamp(), cancel_asked=False)
-        unsent = deliveries.cancel_pending(connection, job.id, at)
-        text = f"by revision {revision}" + (f"; {unsent} unsent objects withheld" if unsent else "")
-        note(connection, at, "job_superseded", text, series_uid=series_uid, job_id=job.id)
-        done.append(job.id)
-    return done
-
-
-def predecessor(connection: Connection, job: Job) -> Job | None:
-    """The last delivered job of an older revision, to which a new result refers."""
-    table = schema.job
-    query = (
-        select(table)
-        .where(table.c.series_uid == job.series_uid, table.c.pipeline == job.pipeline, table.c.revision < job.revision)
-        .order_by(table.c.revision.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return None if row is None else _job(row)

@@ -52,7 +52,7 @@ class ResultFolder:
             sop_instance_uid=str(dataset.SOPInstanceUID),
             series_uid=str(dataset.SeriesInstanceUID),
             study_uid=str(dataset.StudyInstanceUID),
-            path=self.final / f"{len(self._written):05d}.dcm",
+            path=Path(self.final.parent.name, self.final.name, f"{len(self._written):05d}.dcm"),
             size=len(raw),
             sha256="",
         )
@@ -66,7 +66,7 @@ class ResultFolder:
         return replace(output, sha256=hashlib.sha256(raw).hexdigest())
 
     def commit(self) -> list[Output]:
-        """Make every object durable, then visible under the final name."""
+        """Make every object durable, then visible under the final name. Paths are relative to the results folder."""
         if self.final.exists():
             raise StoreError(f"{self.final} exists: two runs share a name")
         outputs = [one.result() for one in self._written]
@@ -97,11 +97,11 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(results: Path, known: set[Path]) -> int:
-    """At start: delete run folders that no committed job owns. Return how many."""
+def sweep(results: Path, known: set[tuple[str, str]]) -> int:
+    """At start: delete run folders that no committed job owns; ``known`` are (job, run). Return how many."""
     swept = 0
     for run in results.glob("*/*"):
-        if run not in known:
+        if (run.parent.name, run.name) not in known:
             shutil.rmtree(run, ignore_errors=True)
             swept += 1
     return swept

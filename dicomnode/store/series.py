@@ -133,8 +133,9 @@ def gaps(connection: Connection, calling_ae: str) -> list[float]:
     return list(connection.scalars(select(schema.gap.c.seconds).where(schema.gap.c.calling_ae == calling_ae)))
 
 
-def reopened(connection: Connection, calling_ae: str) -> int:
-    """How many series of this sender grew after they had been called complete: its releases prove little."""
+def reopened(connection: Connection, calling_ae: str, since: datetime) -> int:
+    """How many series of this sender grew lately after they had been called complete: its releases prove little."""
     table = schema.series
-    query = select(func.count()).select_from(table).where(table.c.calling_ae == calling_ae, table.c.revision > 0)
+    grown = (table.c.calling_ae == calling_ae, table.c.revision > 0, table.c.last_at >= since.timestamp())
+    query = select(func.count()).select_from(table).where(*grown)
     return int(connection.scalar(query) or 0)

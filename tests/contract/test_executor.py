@@ -31,7 +31,7 @@ def local(slots: int) -> LocalExecutor:
     return LocalExecutor([
         SlotSettings(
             slot=str(number), device="cpu", threads=1, pipelines=list(PIPELINES.values()), log_level="error",
-            log_style="text",
+            log_style="text", parent=os.getpid(),
         )
         for number in range(slots)
     ])  # fmt: skip
@@ -82,6 +82,7 @@ class Bench:
         return Request(
             job_id=self.number, key=f"key-{self.number}", run="1-1-0",
             pipeline=PipelineSpec(name=spec.name, class_name=spec.class_name, weights=None, options=options),
+            version="1.0.0", weights_digest="",
             paths=self.paths, incomplete=False, revision=0, created_at=datetime(2026, 1, 2, tzinfo=UTC),
             results=self.results, series_number=9000, device_serial="TEST", default_charset="ISO_IR 100",
         )  # fmt: skip
@@ -118,7 +119,7 @@ def test_a_run_starts_then_ends_with_durable_outputs(bench: Bench) -> None:
     done = next(event for event in events if isinstance(event, executor.Done))
     assert len(done.outputs) == 4 and done.quality["shift_hu"] == 3
     for output in done.outputs:
-        assert output.path.stat().st_size == output.size
+        assert (bench.results / output.path).stat().st_size == output.size
 
 
 @pytest.mark.parametrize(

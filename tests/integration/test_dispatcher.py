@@ -79,7 +79,7 @@ class Bench:
         self.number += 1
         job = NewJob(
             key=f"{pipeline}-{self.number}", series_uid="1.2", study_uid="1", revision=0, rule="r", pipeline=pipeline,
-            version="1", weights_digest="", config_digest="", class_name=f"tests.toys:{TOYS[pipeline]}",
+            version="1.0.0", weights_digest="", config_digest="", class_name=f"tests.toys:{TOYS[pipeline]}",
             options=options,
             send_to=["PACS"], inputs=self.uids, incomplete=False, completion="counted", band=band,
         )  # fmt: skip
@@ -133,7 +133,9 @@ def test_every_way_a_run_can_end_is_recorded_and_the_next_job_runs(bench: Bench)
     with bench.database.read() as connection:
         made, sent = outputs.of_job(connection, done.id), deliveries.of_job(connection, done.id)
         assert [info.version for info in pipelines.described(connection).values()] == ["1.0.0"] * len(TOYS)
-    assert len(made) == len(sent) == 4 and all(one.path.is_file() for one in made)
+    assert len(made) == len(sent) == 4 and all(
+        (bench.config.node.data / "results" / one.path).is_file() for one in made
+    )
 
 
 def test_stat_goes_next_and_a_pipeline_keeps_its_limit(tmp_path: Path) -> None:

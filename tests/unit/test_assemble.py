@@ -250,6 +250,7 @@ def test_the_quiet_period_follows_the_senders_own_pauses(site: Callable[..., Sit
             series.learn_gap(connection, "CT1", 1.5)
     made.send(ONE[:1])
     made.send(ONE[1:])
+    made.assembler.sweep()
     made.clock.advance(timedelta(seconds=4.6).total_seconds())
     made.assembler.sweep()
     one = made.get(ONE)

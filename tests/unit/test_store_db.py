@@ -102,7 +102,7 @@ def test_a_late_instance_reopens_a_decided_series_as_a_new_revision(database: Da
         assert (late.state, late.revision, late.instances) == (SeriesState.RECEIVING, 1, 3)
         assert late.first_at == clock(), "the cap counts from the first image of the revision"
         assert "late" in events.of(connection, series_uid="1.2")[-1].text
-        assert series.reopened(connection, "CT1") == 1
+        assert series.reopened(connection, "CT1", clock()) == 1
 
 
 def test_a_decision_is_undone_by_an_instance_that_arrived_meanwhile(database: Database, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from dicomnode.domain import Band, DeliveryState, JobState, Output
 from dicomnode.errors import IllegalMove, StaleEpoch
-from dicomnode.store import deliveries, events, jobs, leader, outputs
+from dicomnode.store import deliveries, events, jobs, leader, outputs, revisions
 from dicomnode.store.db import Database, migrate, open_database
 from dicomnode.store.jobs import MAX_LOST, Failure, NewJob, RetryPolicy
 from tests.conftest import Clock
@@ -158,7 +158,7 @@ def test_a_newer_revision_withholds_what_was_not_sent(database: Database, clock:
         deliveries.start(connection, [first], clock())
         sending = next(d for d in deliveries.of_job(connection, job.id) if d.id == first.id)
         deliveries.delivered(connection, sending, clock(), 0)
-        assert len(jobs.supersede(connection, "1.2", 1, clock())) == 2
+        assert len(revisions.supersede(connection, "1.2", 1, clock())) == 2
         states = [d.state for d in deliveries.of_job(connection, job.id)]
         assert states.count(DeliveryState.DELIVERED) == 1 and states.count(DeliveryState.CANCELLED) == 3
         assert not deliveries.due(connection, "PACS", clock())

@@ -1,0 +1,73 @@
+"""What a newer revision of a series does to the jobs of the older ones, and what a new result refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from dicomnode.domain import JOB_MOVES, DeliveryState, JobState
+from dicomnode.store import deliveries, jobs, schema
+from dicomnode.store.events import note
+from dicomnode.store.jobs import Job
+
+
+def supersede(
+    connection: Connection, series_uid: str, revision: int, at: datetime, keep: Sequence[str] = ()
+) -> list[int]:
+    """Set aside every job of an older revision of a series; what it has not sent yet is never sent.
+
+    Jobs whose key is in ``keep`` stay: the newer revision would compute the very same.
+    """
+    table = schema.job
+    query = select(table).where(
+        table.c.series_uid == series_uid,
+        table.c.revision < revision,
+        table.c.state != JobState.SUPERSEDED.value,
+        table.c.key.not_in(list(keep)),
+    )
+    done = []
+    for job in [jobs.row_to_job(row) for row in connection.execute(query)]:
+        if JobState.SUPERSEDED not in JOB_MOVES[job.state]:
+            continue
+        jobs.move(connection, job, JobState.SUPERSEDED, finished_at=at.timestamp(), cancel_asked=False)
+        unsent = deliveries.cancel_pending(connection, job.id, at)
+        text = f"by revision {revision}" + (f"; {unsent} unsent objects withheld" if unsent else "")
+        note(connection, at, "job_superseded", text, series_uid=series_uid, job_id=job.id)
+        done.append(job.id)
+    return done
+
+
+def predecessor(connection: Connection, job: Job) -> Job | None:
+    """The last job of an older revision of which a destination has something: a new result refers to it."""
+    table, delivery = schema.job, schema.delivery
+    taken = select(delivery.c.job_id).where(
+        delivery.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.COMMITTED.value])
+    )
+    query = (
+        select(table)
+        .where(
+            table.c.series_uid == job.series_uid,
+            table.c.pipeline == job.pipeline,
+            table.c.config_digest == job.config_digest,
+            table.c.revision < job.revision,
+            table.c.id.in_(taken),
+        )
+        .order_by(table.c.revision.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else jobs.row_to_job(row)
+
+
+def withhold_study(connection: Connection, study_uid: str, at: datetime) -> None:
+    """Stop everything of a study that is not finished: its patient identity is in conflict."""
+    table = schema.job
+    states = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.STORED.value]
+    query = select(table).where(table.c.study_uid == study_uid, table.c.state.in_(states))
+    for job in [jobs.row_to_job(row) for row in connection.execute(query)]:
+        jobs.move(connection, job, JobState.CANCELLED, finished_at=at.timestamp())
+        unsent = deliveries.cancel_pending(connection, job.id, at)
+        text = f"its study carries several patient identities; {unsent} unsent objects withheld"
+        note(connection, at, "job_cancelled", text, series_uid=job.series_uid, job_id=job.id)
