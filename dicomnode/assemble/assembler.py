@@ -70,6 +70,7 @@ class Assembler:
         self.config, self.database, self.clock, self.on_queued = config, database, clock, on_queued
         self._count = count
         self._seen: dict[str, tuple[int, datetime]] = {}
+        self._began = clock()
         self._router = route.Router(config, database, clock)
         self._asked: dict[str, tuple[datetime, int, Future[int | None]]] = {}
         self._geometry: dict[str, tuple[int, bool, str, bool]] = {}
@@ -218,7 +219,7 @@ class Assembler:
         return Signals(
             instances=len(held),
             quiet_for_s=quiet_for,
-            open_for_s=(now - one.first_at).total_seconds(),
+            open_for_s=(now - max(one.first_at, self._began)).total_seconds(),  # the same holds for the cap
             expected=expected,
             asking=asking,
             announced=announced or None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from dicomnode import config
 from dicomnode.domain import Band, Instance, JobState
@@ -195,6 +198,32 @@ def test_inputs_that_are_gone_are_named(bench: Bench) -> None:
     bench.start()
     job = bench.wait(bench.add("shift"), JobState.DEAD)
     assert "no longer kept" in job.error and bench.uids[0] in job.error
+
+
+def test_an_end_that_the_database_would_not_take_is_recorded_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = jobs.finish, []
+
+    def finish(*given: Any, **more: Any) -> bool:
+        if not refused:
+            refused.append(1)
+            raise OperationalError("commit", {}, Exception("database is locked"))
+        return real(*given, **more)
+
+    monkeypatch.setattr(jobs, "finish", finish)
+    bench.start()
+    job = bench.wait(bench.add("shift"), JobState.STORED)
+    assert refused and job.attempt == 1
+
+
+def test_a_worker_ends_when_its_parent_is_not_the_node_and_lives_when_the_node_is_process_1() -> None:
+    code = (
+        "import os, sys; from dicomnode.execute import worker; worker.die_with_parent(int(sys.argv[1])); print('lives')"
+    )
+    for parent, lives in ((os.getpid(), True), (os.getpid() + 1, False)):
+        done = subprocess.run([sys.executable, "-c", code, str(parent)], capture_output=True, text=True, check=False)
+        assert ("lives" in done.stdout) == lives, done.stderr
 
 
 @pytest.mark.slow

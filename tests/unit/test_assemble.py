@@ -48,6 +48,7 @@ class Site:
         self.spool = folder / "spool"
         self.spool.mkdir()
         self.associations = 0
+        self.patient = "p"
         with self.database.write() as connection:
             pipelines.describe(connection, [
                 PipelineInfo(name=name, class_name="c", algorithm=name, version="1", weights_digest="",
@@ -56,6 +57,11 @@ class Site:
 
     def _count(self, _query: object, _study: str, series_uid: str) -> int | None:
         return self.counted.get(series_uid)
+
+    def restart(self) -> None:
+        """A node that comes back knows only the table."""
+        self.assembler.stop()
+        self.assembler = Assembler(self.config, self.database, count=self._count, clock=self.clock)
 
     def close(self) -> None:
         self.assembler.stop()
@@ -83,7 +89,7 @@ class Site:
             sop_instance_uid=uid, sop_class_uid=str(dataset.SOPClassUID), transfer_syntax_uid="1",
             study_uid=str(dataset.StudyInstanceUID), series_uid=str(dataset.SeriesInstanceUID), path=f"{uid}.dcm",
             size=1,
-            received_at=self.clock(), association_id=self.associations, calling_ae="CT1", patient_key="p",
+            received_at=self.clock(), association_id=self.associations, calling_ae="CT1", patient_key=self.patient,
             header=_header(dataset),
         )  # fmt: skip
 
@@ -98,7 +104,7 @@ class Site:
         """Look once, and again when the archive has answered."""
         self.assembler.sweep()
         for _, _, future in list(self.assembler._asked.values()):
-            future.result(timeout=10)
+            future.exception(timeout=10)
         self.assembler.sweep()
 
     def get(self, datasets: Sequence[Dataset]) -> series.Series:
@@ -286,3 +292,88 @@ def test_every_decision_is_in_the_log_of_the_series(site: Callable[..., Site]) -
     assert told == ["series_complete", "series_unrouted"]
     verdict = made.get(MR).verdicts
     assert verdict is not None and verdict[0]["conditions"][0]["seen"] == "MR"
+
+
+QUERIED = [{"ae_title": "CT1", "query": {"ae_title": "PACS", "host": "127.0.0.1"}}]
+
+
+def test_an_answer_to_an_older_count_proves_nothing(site: Callable[..., Site]) -> None:
+    made = site(sources=QUERIED)
+    made.counted[str(ONE[0].SeriesInstanceUID)] = 3  # the archive is being filled at the same time
+    made.send(ONE[:2], end=None)
+    made.assembler.sweep()
+    made.clock.advance(1.5)
+    made.assembler.sweep()  # asks at two, and is told three
+    made.send(ONE[2:3], end=None)
+    made.counted[str(ONE[0].SeriesInstanceUID)] = 4
+    for _ in range(3):
+        made.clock.advance(0.6)
+        made.sweep()
+    assert made.get(ONE).state is SeriesState.RECEIVING and not made.jobs()
+
+
+def test_a_garbled_count_leaves_the_other_proofs(site: Callable[..., Site]) -> None:
+    made = site(sources=QUERIED)
+
+    def garbled(*_: object) -> int:
+        raise ValueError("abc")
+
+    made.assembler._count = garbled
+    made.send(ONE)
+    made.settle()
+    assert made.get(ONE).completion is Completion.REGULAR and made.jobs()
+
+
+def test_a_disk_that_hiccups_rejects_no_series(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dicomnode.assemble import route
+
+    made = site()
+
+    def fails(*_: object, **__: object) -> Dataset:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(route, "dcmread", fails)
+        made.send(ONE)
+        made.settle()
+        assert made.get(ONE).state is SeriesState.COMPLETE
+    made.settle()
+    assert made.get(ONE).state is SeriesState.ROUTED
+
+
+def test_an_identity_conflict_stops_what_the_study_has_under_way(site: Callable[..., Site]) -> None:
+    made = site()
+    made.send(ONE)
+    made.settle()
+    made.patient = "q"
+    made.send(TWO)
+    made.settle()
+    assert made.get(TWO).state is SeriesState.REJECTED and "--discard" in made.get(TWO).reason
+    assert [job.state for job in made.jobs()] == [JobState.CANCELLED]
+
+
+def test_images_sent_again_after_their_retention_do_not_replace_the_whole_by_a_part(site: Callable[..., Site]) -> None:
+    made = site()
+    made.send(ONE)
+    made.settle()
+    with made.database.write() as connection:
+        instances.forget(connection, [str(ds.SOPInstanceUID) for ds in ONE])
+    made.send(ONE[:2])
+    made.settle(60)
+    one = made.get(ONE)
+    assert one.state is SeriesState.REJECTED and "past their retention" in one.reason
+    assert [job.state for job in made.jobs()] == [JobState.QUEUED], "the result of the whole stands"
+    made.send(ONE[2:])
+    made.settle(60)
+    assert made.get(ONE).state is SeriesState.ROUTED
+    assert [job.state for job in made.jobs()] == [JobState.QUEUED], "the same images make the same job"
+
+
+def test_downtime_is_not_the_senders_silence(site: Callable[..., Site]) -> None:
+    made = site()
+    made.send(ONE[:1])
+    made.send(ONE[1:2])
+    made.clock.advance(1200)
+    made.restart()
+    made.assembler.sweep()
+    assert made.get(ONE).state is SeriesState.ASSEMBLING, "first seen only now"

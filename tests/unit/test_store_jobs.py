@@ -209,6 +209,75 @@ def test_one_leader_at_a_time_and_a_stale_one_is_told(database: Database, clock:
             leader.renew(connection, 1, clock(), lease)
 
 
+def test_a_job_without_objects_is_closed_at_once(database: Database, clock: Clock) -> None:
+    enqueue(database, new("a"))
+    job = claim(database)
+    assert job is not None
+    with database.write() as connection:
+        assert jobs.finish(connection, job, [], clock(), quality={}, notes=[])
+    assert state(database, job.id) is JobState.CLOSED
+
+
+@pytest.mark.parametrize("end", ["restart", "lost", "failed", "forgotten"])
+def test_a_cancel_is_kept_however_the_run_ends(database: Database, clock: Clock, end: str) -> None:
+    enqueue(database, new("a"))
+    job = claim(database)
+    assert job is not None
+    with database.write() as connection:
+        jobs.cancel(connection, job, clock())
+        if end == "restart":
+            jobs.release_orphans(connection, 2, clock())
+        elif end == "lost":
+            jobs.lose(connection, job, "killed", clock())
+        elif end == "failed":
+            jobs.fail(connection, job, TRANSIENT, POLICY, clock())
+        else:
+            jobs.release_forgotten(connection, 1, [], clock())
+    assert state(database, job.id) is JobState.CANCELLED
+
+
+def test_a_run_that_no_slot_knows_goes_back_to_the_queue(database: Database, clock: Clock) -> None:
+    enqueue(database, new("a"), new("b"))
+    first, second = claim(database), claim(database)
+    assert first is not None and second is not None
+    with database.write() as connection:
+        assert jobs.release_forgotten(connection, 1, [first.id], clock()) == [second.id]
+    assert (state(database, first.id), state(database, second.id)) == (JobState.RUNNING, JobState.QUEUED)
+
+
+def test_what_was_on_its_way_when_its_job_was_superseded_is_not_sent_again(database: Database, clock: Clock) -> None:
+    enqueue(database, replace(new("old"), send_to=["PACS"]))
+    job = claim(database)
+    assert job is not None
+    with database.write() as connection:
+        jobs.finish(connection, job, [output(job.id, 0), output(job.id, 1)], clock(), quality={}, notes=[])
+        batch = deliveries.start(connection, deliveries.due(connection, "PACS", clock()), clock())
+        revisions.supersede(connection, "1.2", 1, clock())
+        deliveries.hand_back(connection, batch[:1], clock())
+        deliveries.put_back(connection, clock())
+        assert not deliveries.due(connection, "PACS", clock())
+        assert {d.state for d in deliveries.of_job(connection, job.id)} == {DeliveryState.CANCELLED}
+
+
+def test_a_new_result_refers_to_the_last_one_that_was_delivered(database: Database, clock: Clock) -> None:
+    def one(revision: int) -> jobs.Job:
+        enqueue(database, replace(new(f"r{revision}", revision=revision), send_to=["PACS"]))
+        job = claim(database)
+        assert job is not None
+        return job
+
+    first = one(0)
+    with database.write() as connection:
+        jobs.finish(connection, first, [output(first.id)], clock(), quality={}, notes=[])
+        sending = deliveries.start(connection, deliveries.due(connection, "PACS", clock()), clock())
+        deliveries.delivered(connection, sending[0], clock(), 0)
+    one(1)  # never delivered
+    third = one(2)
+    with database.read() as connection:
+        before = revisions.predecessor(connection, third)
+    assert before is not None and before.id == first.id
+
+
 class JobTable(RuleBasedStateMachine):
     """The table against a dictionary, with a crash of the node as one of the actions."""
 
