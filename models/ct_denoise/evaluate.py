@@ -104,6 +104,24 @@ def compare(net: DenoiseUNet, every: Iterable[Case], data: Path, slow: bool) -> 
     ]
 
 
+def against_nothing(net: DenoiseUNet, every: Iterable[Case]) -> Table:
+    """How many cases each strength leaves worse than their input, by RMSE, PSNR and SSIM: must be none."""
+    counts = {strength: {"cases": 0, "rmse": 0, "psnr": 0, "ssim": 0} for strength in (0.4, 0.5, DEFAULT, 0.8, 1.0)}
+    for case in every:
+        for strength, count in counts.items():
+            with torch.inference_mode():
+                image = ours(net, strength)(case.noisy, 0.0)
+            given, got = (
+                [figure(case.clean, part, case.body) for figure in (metrics.rmse, metrics.psnr, metrics.ssim)]
+                for part in (case.noisy, image)
+            )
+            count["cases"] += 1
+            count["rmse"] += got[0] > given[0]
+            count["psnr"] += got[1] < given[1]
+            count["ssim"] += got[2] < given[2]
+    return [{"strength": strength} | count for strength, count in counts.items()]
+
+
 def physics(net: DenoiseUNet, realisations: int) -> Table:
     """The physics bench of `bench`, our network at three strengths beside a Gaussian and non-local means."""
     rows: Table = []
@@ -264,6 +282,7 @@ def main() -> None:
     parser.add_argument("--realisations", type=int, default=16, help="noise realisations of the bench")
     parser.add_argument("--repeats", type=int, default=200, help="repeats of the observer study")
     parser.add_argument("--no-networks", action="store_true", help="leave out the slow networks of others")
+    parser.add_argument("--only", nargs="+", metavar="TABLE", help="measure these tables, keep the others of --out")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -271,6 +290,7 @@ def main() -> None:
     every = [*cases.synthetic(arguments.cases), *cases.real(data)]
     steps: dict[str, Callable[[], Any]] = {
         "images": lambda: compare(net, every, data, not arguments.no_networks),
+        "against_nothing": lambda: against_nothing(net, every),
         "bench": lambda: physics(net, arguments.realisations),
         "dial": lambda: dial(net, arguments.realisations),
         "observers": lambda: observers(net, arguments.repeats),
@@ -279,7 +299,8 @@ def main() -> None:
         "scans": lambda: scans(net, data),
         "speed": lambda: speed(net),
     }
-    found = {name: step() for name, step in steps.items()}
+    kept = json.loads(arguments.out.read_text()) if arguments.only else {}
+    found = kept | {name: step() for name, step in steps.items() if not arguments.only or name in arguments.only}
     for name, rows in found.items():
         show(name, rows if isinstance(rows, list) else [rows])
     arguments.out.write_text(json.dumps(found, indent=1, default=float) + "\n")
