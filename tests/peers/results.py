@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def store_job(
     with ResultFolder(data / "results", job_id, "1") as folder:
         for index, dataset in enumerate(datasets):
             folder.add(dataset, role="image", index=index)
-        outputs = folder.commit()
+        # Absolute, because these tests configure no data folder that relative paths could start from.
+        outputs = [replace(one, path=data / "results" / one.path) for one in folder.commit()]
     with database.write() as connection:
         assert jobs.finish(connection, job, outputs, at, quality={}, notes=[])
     return job_id
