@@ -75,7 +75,7 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
             JobState.UNSUITABLE,
         }
     ),
-    JobState.STORED: frozenset({JobState.CLOSED, JobState.SUPERSEDED, JobState.CANCELLED}),
+    JobState.STORED: frozenset({JobState.CLOSED, JobState.SUPERSEDED}),
     JobState.CLOSED: frozenset({JobState.SUPERSEDED}),
     JobState.DEAD: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),

@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         commands, "demo", "run node, PACS stand-in and simulated scanner on this machine and show what happens",
         """
         dicomnode demo
-        dicomnode demo --dir /tmp/demo --slices 40
+        dicomnode demo --dir my-demo --slices 40
         """, _demo,
     )  # fmt: skip
     sub.add_argument("--dir", type=Path, default=Path(".demo"), help="where everything is written (default: .demo)")

@@ -126,8 +126,9 @@ class Dispatcher:
                 self._take(self._events[0])
             except OperationalError:
                 raise
-            except Exception:  # one event must not hold up the next; the job it ended is released below
+            except Exception as error:  # one event must not hold up the next, nor its slot and job for ever
                 logger.exception("Event could not be recorded", extra={"action": "dispatcher_error"})
+                self._give_up(self._events[0].slot, error)
             self._events.popleft()
         self._enforce()
         self._assign()
@@ -264,6 +265,17 @@ class Dispatcher:
         self._kill(slot)
         failure = Failure(error_class="PipelineTimeout", message=str(error), transient=error.transient)
         self._end(run.job, executor.Failed(slot, run.job.id, failure))
+
+    def _give_up(self, slot: str, error: Exception) -> None:
+        """End a run whose outcome cannot be recorded; it is tried again as often as any transient failure."""
+        run = self._runs.get(slot)
+        if run is None:
+            return
+        self._kill(slot)
+        message = f"its outcome could not be recorded: {type(error).__name__}: {error}"
+        failure = Failure(error_class=type(error).__name__, message=message, transient=True)
+        with self.database.write() as connection:
+            jobs.fail(connection, run.job, failure, self._policy, self.clock())
 
     def _kill(self, slot: str) -> None:
         self._runs.pop(slot, None)

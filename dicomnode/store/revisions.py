@@ -67,7 +67,9 @@ def withhold_study(connection: Connection, study_uid: str, at: datetime) -> None
     states = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.STORED.value]
     query = select(table).where(table.c.study_uid == study_uid, table.c.state.in_(states))
     for job in [jobs.row_to_job(row) for row in connection.execute(query)]:
-        jobs.move(connection, job, JobState.CANCELLED, finished_at=at.timestamp())
+        # A stored job has its objects under their UIDs and must never run again; the others may, once it is settled.
+        to = JobState.SUPERSEDED if job.state is JobState.STORED else JobState.CANCELLED
+        jobs.move(connection, job, to, finished_at=at.timestamp())
         unsent = deliveries.cancel_pending(connection, job.id, at)
         text = f"its study carries several patient identities; {unsent} unsent objects withheld"
         note(connection, at, "job_cancelled", text, series_uid=job.series_uid, job_id=job.id)

@@ -217,6 +217,20 @@ def test_an_end_that_the_database_would_not_take_is_recorded_later(
     assert refused and job.attempt == 1
 
 
+def test_an_end_that_cannot_be_recorded_at_all_frees_the_slot_and_ends_dead(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(*_: Any, **__: Any) -> bool:
+        raise ValueError("no such row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "finish", finish)
+        bench.start()
+        job = bench.wait(bench.add("shift"), JobState.DEAD)
+    assert job.attempt == 2 and "no such row" in job.error
+    assert bench.wait(bench.add("shift"), JobState.STORED)
+
+
 def test_a_worker_ends_when_its_parent_is_not_the_node_and_lives_when_the_node_is_process_1() -> None:
     code = (
         "import os, sys; from dicomnode.execute import worker; worker.die_with_parent(int(sys.argv[1])); print('lives')"

@@ -259,6 +259,22 @@ def test_what_was_on_its_way_when_its_job_was_superseded_is_not_sent_again(datab
         assert {d.state for d in deliveries.of_job(connection, job.id)} == {DeliveryState.CANCELLED}
 
 
+def test_an_identity_conflict_withholds_what_is_on_its_way_for_good(database: Database, clock: Clock) -> None:
+    enqueue(database, replace(new("a"), send_to=["PACS"]))
+    job = claim(database)
+    assert job is not None
+    with database.write() as connection:
+        jobs.finish(connection, job, [output(job.id, 0)], clock(), quality={}, notes=[])
+        batch = deliveries.start(connection, deliveries.due(connection, "PACS", clock()), clock())
+        revisions.withhold_study(connection, "1", clock())
+        deliveries.hand_back(connection, batch, clock())
+        assert not deliveries.due(connection, "PACS", clock())
+        withheld = jobs.get(connection, job.id)
+        assert withheld is not None
+        with pytest.raises(IllegalMove):  # its objects exist under their UIDs: it cannot run a second time
+            jobs.retry(connection, withheld, clock())
+
+
 def test_a_new_result_refers_to_the_last_one_that_was_delivered(database: Database, clock: Clock) -> None:
     def one(revision: int) -> jobs.Job:
         enqueue(database, replace(new(f"r{revision}", revision=revision), send_to=["PACS"]))
