@@ -34,22 +34,36 @@ from dicomnode.errors import Unsuitable
 
 __all__ = [
     "HU",
+    "ML",
+    "MM",
     "Algorithm",
     "Attribute",
     "Code",
+    "Finding",
     "Geometry",
     "Image",
     "ImageSeries",
+    "KeyPlane",
+    "Measurement",
     "Pipeline",
+    "Presence",
     "Result",
     "Runtime",
+    "Segment",
+    "Segmentation",
+    "Site",
     "Unsuitable",
+    "Urgency",
     "Volume",
     "codes",
 ]
 
 #: Hounsfield unit, UCUM (the units of CT after the modality LUT).
 HU: Final = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+#: Millilitre, UCUM: volumes of what was segmented.
+ML: Final = Code("ml", "UCUM", "milliliter")
+#: Millimetre, UCUM.
+MM: Final = Code("mm", "UCUM", "millimeter")
 
 #: A header value a pipeline may see: text, a number, or several of them.
 Attribute = str | float | tuple[str, ...] | tuple[float, ...]
@@ -164,15 +178,143 @@ class Image:
     code: Code
 
 
+class Presence(StrEnum):
+    """What is said of a finding (CID 240). Silence is never a negative: an algorithm that looked says one of these."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    #: It could not be evaluated, or the evidence is too weak to say either.
+    UNDETERMINED = "undetermined"
+
+
+class Urgency(StrEnum):
+    """How soon a person should know: the ACR's categories of actionable findings (CID 7035)."""
+
+    #: Communication within minutes.
+    MINUTES = "minutes"
+    #: Communication within hours.
+    HOURS = "hours"
+    #: Communication within days.
+    DAYS = "days"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where in the body."""
+
+    #: Anatomic structure, for example ``Code("12738006", "SCT", "Brain")``.
+    code: Code
+    #: CID 244, for example ``Code("7771000", "SCT", "Left")``; None: not lateral, or not determined.
+    laterality: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One structure or lesion type of a segmentation."""
+
+    #: Stable identifier inside the result, for example ``subdural``: tracking UIDs hang on it.
+    key: str
+    #: SegmentLabel: what a viewer lists, at most 64 characters.
+    label: str
+    #: SegmentedPropertyCategory, CID 7150, for example ``codes.SCT.MorphologicallyAbnormalStructure``.
+    category: Code
+    #: SegmentedPropertyType, for example ``Code("50960005", "SCT", "Hemorrhage")``.
+    type: Code
+    #: What reports call it; None: ``type``.
+    finding: Code | None = None
+    #: Where it lies.
+    site: Site | None = None
+    #: Display colour: sRGB 0..255 (written as RecommendedDisplayCIELabValue).
+    colour: tuple[int, int, int] = (255, 80, 60)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """Labels on the planes of the input, to be written as one SEG series."""
+
+    #: 0: nothing; n: ``segments[n - 1]``. uint8, same shape as the input, axes (slice, row, column).
+    labels: NDArray[np.uint8]
+    segments: tuple[Segment, ...]
+    #: Part of the identity of the object (deterministic UIDs).
+    role: str = "segmentation"
+    #: SeriesDescription, for example ``AI hemorrhage`` (the node appends ``, RUO``).
+    label: str = "AI segmentation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A number with a coded name and a UCUM unit."""
+
+    name: Code
+    #: None where it could not be measured: then ``qualifier`` says why (CID 42).
+    value: float | None
+    unit: Code
+    #: Key of the `Segment` that was measured; empty: of the whole examination.
+    segment: str = ""
+    #: Interval the true value is believed to lie in, in ``unit``; None: not known.
+    interval: tuple[float, float] | None = None
+    #: Where it was measured, if neither the segment nor the examination says it.
+    site: Site | None = None
+    #: How it was measured, for example CID 3453.
+    method: Code | None = None
+    #: Why there is no value, CID 42.
+    qualifier: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A coded statement about the examination: present, absent, or undetermined and why."""
+
+    #: The disorder or observation, for example ``Code("1386000", "SCT", "Intracranial hemorrhage")``.
+    code: Code
+    presence: Presence
+    #: What the algorithm's output for it was, 0..1; None: nothing to say.
+    probability: float | None = None
+    #: True only if ``probability`` was calibrated on patients; else reports call it a score.
+    calibrated: bool = False
+    #: Key of the `Segment` that shows it; empty: the whole examination.
+    segment: str = ""
+    site: Site | None = None
+    #: How soon a person should know; None: no need to interrupt anybody.
+    urgency: Urgency | None = None
+    #: Why it is undetermined, or another sentence for the reader.
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPlane:
+    """A plane a reader should look at first: key images, marks and the summary page are made from these."""
+
+    #: Index of the plane in the input.
+    plane: int
+    #: Why, in a few words, for example ``largest extent of the subdural hemorrhage``.
+    reason: str
+    #: Keys of the segments that are outlined there; empty: all that lie on the plane.
+    segments: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one run found or made."""
+    """What one run found or made. The node writes the DICOM objects and refuses what breaks this contract."""
 
     images: tuple[Image, ...] = ()
+    segmentations: tuple[Segmentation, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    key_planes: tuple[KeyPlane, ...] = ()
+    #: Sentences for the reader, on every report and on the summary page: limits of the algorithm, what was left out.
+    remarks: tuple[str, ...] = ()
+    #: Window (center, width) in the input's units in which the summary page shows planes; None: the source's own.
+    window: tuple[float, float] | None = None
     #: Numbers worth keeping with the job for quality control, for example the noise before and after [HU].
     quality: Mapping[str, float] = field(default_factory=dict)
     #: Sentences for the job's record (a lowered strength and why, a skipped slice).
     notes: tuple[str, ...] = ()
+
+    @property
+    def reported(self) -> bool:
+        """Whether there is something to report besides images."""
+        return bool(self.findings or self.measurements or self.segmentations)
 
 
 @dataclass(frozen=True)

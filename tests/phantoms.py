@@ -41,3 +41,70 @@ def identity(series: dn.ImageSeries) -> dn.Result:
 def shifted(series: dn.ImageSeries, by: float) -> dn.Result:
     """A pipeline that adds ``by`` [the series' units] to every voxel, padding too."""
     return result(series.array + np.float32(by))
+
+
+# -- results that say something
+
+HEMORRHAGE = dn.Code("1386000", "SCT", "Intracranial hemorrhage")
+BRAIN = dn.Site(code=dn.Code("12738006", "SCT", "Brain"), laterality=dn.Code("7771000", "SCT", "Left"))
+IPH = dn.Segment(
+    key="intraparenchymal",
+    label="Intraparenchymal hemorrhage",
+    category=dn.Code("49755003", "SCT", "Morphologically Abnormal Structure"),
+    type=dn.Code("50960005", "SCT", "Hemorrhage"),
+    finding=dn.Code("274100004", "SCT", "Cerebral hemorrhage"),
+    site=BRAIN,
+    colour=(220, 40, 40),
+)
+SDH = dn.Segment(
+    key="subdural",
+    label="Subdural hemorrhage",
+    category=IPH.category,
+    type=IPH.type,
+    finding=dn.Code("35486000", "SCT", "Subdural hemorrhage"),
+    colour=(250, 170, 20),
+)
+VOLUME = dn.Code("118565006", "SCT", "Volume")
+
+
+def bleeding(images: dn.ImageSeries) -> dn.Result:
+    """A positive result: two lesions as boxes in the middle planes, volumes, probabilities, key planes."""
+    labels = np.zeros(images.array.shape, np.uint8)
+    planes, rows, columns = labels.shape
+    middle = planes // 2
+    labels[middle - 1 : middle + 1, rows // 4 : rows // 2, columns // 4 : columns // 2] = 1
+    labels[middle, rows // 8 : rows // 5, columns // 2 : 3 * columns // 4] = 2
+    volume = {key: float(1.5 * n) for n, key in ((1, IPH.key), (2, SDH.key))}
+    return dn.Result(
+        segmentations=(dn.Segmentation(labels=labels, segments=(IPH, SDH), label="AI hemorrhage"),),
+        findings=(
+            dn.Finding(code=HEMORRHAGE, presence=dn.Presence.PRESENT, probability=0.97, urgency=dn.Urgency.MINUTES),
+            dn.Finding(code=IPH.finding, presence=dn.Presence.PRESENT, probability=0.95, segment=IPH.key),
+            dn.Finding(code=SDH.finding, presence=dn.Presence.PRESENT, probability=0.71, segment=SDH.key),
+        ),
+        measurements=(
+            dn.Measurement(name=VOLUME, value=volume[IPH.key], unit=dn.ML, segment=IPH.key, interval=(1.2, 1.9)),
+            dn.Measurement(name=VOLUME, value=volume[SDH.key], unit=dn.ML, segment=SDH.key),
+        ),
+        key_planes=(
+            dn.KeyPlane(plane=middle, reason="largest extent"),
+            dn.KeyPlane(plane=middle - 1, reason="intraparenchymal hemorrhage", segments=(IPH.key,)),
+        ),
+        remarks=("Trained on computer-generated heads only; never tested on a patient with a real hemorrhage.",),
+        window=(40.0, 80.0),
+    )
+
+
+def not_bleeding(images: dn.ImageSeries) -> dn.Result:
+    """An explicit negative."""
+    return dn.Result(
+        findings=(dn.Finding(code=HEMORRHAGE, presence=dn.Presence.ABSENT, probability=0.02),),
+        remarks=("Not flagged does not mean that there is no hemorrhage.",),
+        window=(40.0, 80.0),
+    )
+
+
+def not_evaluated(images: dn.ImageSeries) -> dn.Result:
+    """Looked at, and nothing can be said."""
+    reason = "streaks of metal in 9 of 28 planes"
+    return dn.Result(findings=(dn.Finding(code=HEMORRHAGE, presence=dn.Presence.UNDETERMINED, reason=reason),))
