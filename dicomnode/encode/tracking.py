@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from dicomnode.dicom import derive_uid
-from dicomnode.encode.common import MAX_LO, cut
 from dicomnode.encode.identity import EncodeContext
-
-#: Longest UT would be no limit; viewers list this text, so it is cut as a description is.
-_MAX_IDENTIFIER: Final = MAX_LO
 
 
 def tracking_uid(context: EncodeContext, role: str, key: str) -> str:
@@ -22,5 +16,5 @@ def tracking_uid(context: EncodeContext, role: str, key: str) -> str:
 
 
 def tracking_id(context: EncodeContext, role: str, key: str) -> str:
-    """TrackingID: the same for a person to read."""
-    return cut(f"{context.algorithm.name} {role} {key}", _MAX_IDENTIFIER)
+    """TrackingID: the same for a person to read (UT: as long as it needs)."""
+    return f"{context.algorithm.name} {role} {key}"

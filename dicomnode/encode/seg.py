@@ -1,0 +1,295 @@
+"""Segmentations: labels on the planes of the input, as one SEG instance in a series of its own.
+
+highdicom writes the frames. It is given only what it needs of the source's headers, since it stumbles over ordinary
+ones (`outputs.md` 0.2), and what it rounds, draws at random or leaves out is set again afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.seg import Segmentation as HighdicomSegmentation
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.dataelem import DataElement
+from pydicom.sr.coding import Code
+from pydicom.tag import Tag
+
+from dicomnode.dicom import MANUFACTURER, derive_uid
+from dicomnode.encode.common import MAX_LO, code_item, cut
+from dicomnode.encode.envelope import envelop
+from dicomnode.encode.identity import EncodeContext, require_identity
+from dicomnode.encode.source import Source
+from dicomnode.encode.tracking import tracking_id, tracking_uid
+from dicomnode.errors import EncodingError
+from dicomnode.pipeline import Segment, Segmentation
+
+#: CID 7162.
+ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence")
+#: What the LABELMAP flavour adds to a role: both flavours of one result may reach the same archive.
+LABELMAP_SUFFIX: Final = "-labelmap"
+#: Longest CS.
+_MAX_CS: Final = 16
+#: SliceThickness of one plane alone whose source does not say it [mm].
+_NOMINAL_THICKNESS: Final = "1"
+_IMAGE_POSITION: Final = Tag("ImagePositionPatient")
+#: What highdicom reads of a source's top level; what it copies into the SEG from there, the envelope sets again.
+_NEEDED: Final = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+_IDENTITY: Final = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+
+
+def encode_segmentation(
+    source: Source,
+    segmentation: Segmentation,
+    context: EncodeContext,
+    *,
+    series_number: int,
+    labelmap: bool = False,
+) -> Dataset:
+    """Write ``segmentation`` as one SEG on the source's own grid, each frame naming the plane it was made from.
+
+    Parameters
+    ----------
+    labelmap
+        One value per voxel (Label Map Segmentation Storage) instead of one bit per voxel and segment, under other
+        UIDs. Smaller and newer: many archives refuse it.
+
+    Raises
+    ------
+    EncodingError
+        The labels do not fit the source or the segments, nothing is segmented (a negative has no SEG), or the source
+        has no frame of reference or an identity that cannot be repeated.
+    """
+    _require_frame_of_reference(source)
+    _require_fit(source, segmentation)
+    role = segmentation.role + (LABELMAP_SUFFIX if labelmap else "")
+    built = HighdicomSegmentation(
+        source_images=_slim_headers(source),
+        pixel_array=_in_frame_order(source, segmentation.labels),
+        segmentation_type=SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _description(number, segment, segmentation.role, context)
+            for number, segment in enumerate(segmentation.segments, start=1)
+        ],
+        series_instance_uid=context.series_uid(role),
+        series_number=series_number,
+        sop_instance_uid=context.instance_uid(role, 0),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=context.algorithm.name,
+        software_versions=context.algorithm.version,
+        device_serial_number=context.device_serial,
+        content_label=_content_label(segmentation.label),
+        content_description=cut(segmentation.label, MAX_LO),
+        specific_character_set="ISO_IR 192",
+    )
+    # A plain data set: highdicom's own class carries a database of frames, and says so in nothing that is written.
+    ds = Dataset()
+    ds.update(built)
+    _settle(ds, source, derive_uid(context.job_key, role + context.variant, "dimensions"))
+    return envelop(ds, source, context, role=role, series_number=series_number, description=segmentation.label)
+
+
+def _require_frame_of_reference(source: Source) -> None:
+    first = source.headers[0]
+    if not first.get("FrameOfReferenceUID"):
+        raise EncodingError(
+            f"series {first.SeriesInstanceUID} has no FrameOfReferenceUID: no segmentation can be laid over it "
+            "(reports and pictures can still be made)"
+        )
+    for header in source.headers:
+        require_identity(header)
+        if header.FrameOfReferenceUID != first.FrameOfReferenceUID:
+            raise EncodingError(
+                f"FrameOfReferenceUID differs between {first.SOPInstanceUID} and {header.SOPInstanceUID}: no "
+                "segmentation can be laid over both"
+            )
+
+
+def _require_fit(source: Source, segmentation: Segmentation) -> None:
+    labels, segments = segmentation.labels, segmentation.segments
+    name = f"segmentation '{segmentation.role}'"
+    if labels.shape != source.images.array.shape or labels.dtype != np.uint8:
+        raise EncodingError(
+            f"{name} is {labels.dtype} {labels.shape}, its input {source.images.array.shape}: labels are uint8 on the "
+            "input's planes"
+        )
+    greatest = int(labels.max(initial=0))
+    if greatest == 0:
+        raise EncodingError(f"{name} is empty: a negative is said by a finding, not by a SEG")
+    if greatest > len(segments):
+        raise EncodingError(f"{name} has the label {greatest} but {len(segments)} segments")
+    keys = [segment.key for segment in segments]
+    if len(set(keys)) != len(keys):
+        raise EncodingError(f"{name} has two segments of the same key: tracking UIDs would collide ({keys})")
+    for segment in segments:
+        if not segment.label.strip() or len(segment.label) > MAX_LO or "\\" in segment.label:
+            raise EncodingError(f"{name}: label of segment '{segment.key}' is empty, too long or has a backslash")
+        if not all(0 <= part <= 255 for part in segment.colour):
+            raise EncodingError(f"{name}: colour of segment '{segment.key}' is {segment.colour}, not sRGB 0..255")
+
+
+def _description(number: int, segment: Segment, role: str, context: EncodeContext) -> SegmentDescription:
+    algorithm = context.algorithm
+    item = SegmentDescription(
+        segment_number=number,
+        segment_label=segment.label,
+        segmented_property_category=segment.category,
+        segmented_property_type=segment.type,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=cut(algorithm.name, MAX_LO),
+            version=cut(algorithm.version, MAX_LO),
+            family=ARTIFICIAL_INTELLIGENCE,
+            source=MANUFACTURER,
+            parameters={"weights_sha256": context.weights_digest} if context.weights_digest else None,
+        ),
+        tracking_uid=tracking_uid(context, role, segment.key),
+        tracking_id=tracking_id(context, role, segment.key),
+        anatomic_regions=[segment.site.code] if segment.site is not None else None,
+        display_color=CIELabColor.from_rgb(*segment.colour),
+    )
+    if segment.site is not None and segment.site.laterality is not None:
+        item.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [code_item(segment.site.laterality)]
+    return item
+
+
+def _content_label(label: str) -> str:
+    """``label`` in the characters of a CS."""
+    words = re.sub(r"[^A-Z0-9 _]+", " ", label.upper()).split()
+    return cut(" ".join(words), _MAX_CS) or "SEGMENTATION"
+
+
+def _in_frame_order(source: Source, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels in the order of what highdicom takes them for: of the headers, or of the frames of the one instance."""
+    if not source.planes[0].frame:
+        return labels
+    order = np.argsort([plane.frame for plane in source.planes])
+    return labels[order]
+
+
+def _slim_headers(source: Source) -> list[Dataset]:
+    """Headers with no more in them than highdicom needs, and nothing less."""
+    if source.planes[0].frame:
+        return [_slim_multi_frame(source)]
+    first = source.headers[0]
+    slim = []
+    for plane in source.planes:
+        header = source.headers[plane.header]
+        ds = _slim(header)
+        ds.ImagePositionPatient = header.ImagePositionPatient
+        ds.ImageOrientationPatient = first.ImageOrientationPatient  # the loader has found them to agree
+        for element in _measures(first):
+            ds.add(element)
+        slim.append(ds)
+    return slim
+
+
+def _slim_multi_frame(source: Source) -> Dataset:
+    header = source.headers[0]
+    ds = _slim(header)
+    first = source.planes[0].frame
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [_measures(_group(header, first, "PixelMeasuresSequence"))]
+    orientation = Dataset()
+    orientation.ImageOrientationPatient = _group(header, first, "PlaneOrientationSequence").ImageOrientationPatient
+    shared.PlaneOrientationSequence = [orientation]
+    frames = []
+    for number in range(1, len(source.planes) + 1):
+        position = Dataset()
+        position.ImagePositionPatient = _group(header, number, "PlanePositionSequence").ImagePositionPatient
+        frame = Dataset()
+        frame.PlanePositionSequence = [position]
+        frames.append(frame)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
+    return ds
+
+
+def _slim(header: Dataset) -> Dataset:
+    ds = Dataset()
+    for keyword in _NEEDED:
+        if header.get(keyword) not in (None, ""):
+            ds[keyword] = header[keyword]
+    for keyword in _IDENTITY:
+        setattr(ds, keyword, None)
+    return ds
+
+
+def _measures(item: Dataset) -> Dataset:
+    """Pixel measures as the source has them; SliceThickness must be there in a SEG (type 1C, and highdicom wants it).
+
+    Only a plane alone can lack it here (the loader derives it from the positions): any number draws it the same.
+    """
+    measures = Dataset()
+    for keyword in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"):
+        if item.get(keyword) not in (None, ""):
+            measures[keyword] = item[keyword]
+    if "SliceThickness" not in measures:
+        measures.SliceThickness = _NOMINAL_THICKNESS
+    return measures
+
+
+def _group(header: Dataset, frame: int, keyword: str) -> Dataset:
+    """Item of the functional group ``keyword`` that holds for ``frame``, its own or the shared one."""
+    per_frame = header.PerFrameFunctionalGroupsSequence[frame - 1]
+    groups: Sequence[Dataset] = per_frame.get(keyword) or header.SharedFunctionalGroupsSequence[0].get(keyword)
+    return groups[0]
+
+
+def _settle(ds: Dataset, source: Source, organization: str) -> None:
+    """Set again what highdicom rounded, drew at random or padded."""
+    for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    ds.ContentCreatorName = None  # nobody's name: type 2
+    _settle_shared(ds.SharedFunctionalGroupsSequence[0], source)
+    positions = {}
+    for plane in source.planes:
+        header = source.headers[plane.header]
+        item = _group(header, plane.frame, "PlanePositionSequence") if plane.frame else header
+        positions[str(header.SOPInstanceUID), plane.frame] = item.ImagePositionPatient
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+        key = str(image.ReferencedSOPInstanceUID), int(image.get("ReferencedFrameNumber") or 0)
+        frame.PlanePositionSequence[0][_IMAGE_POSITION] = DataElement(_IMAGE_POSITION, "DS", positions[key])
+    size = (int(ds.NumberOfFrames) * ds.Rows * ds.Columns * ds.BitsAllocated + 7) // 8
+    ds["PixelData"] = DataElement(0x7FE00010, "OB", ds.PixelData[:size] + b"\0" * (size % 2))
+
+
+def _settle_shared(shared: Dataset, source: Source) -> None:
+    """Orientation and pixel measures in the source's own digits."""
+    header, frame = source.headers[0], source.planes[0].frame
+    orientation = _group(header, frame, "PlaneOrientationSequence") if frame else header
+    shared.PlaneOrientationSequence[0]["ImageOrientationPatient"] = orientation["ImageOrientationPatient"]
+    measures = _group(header, frame, "PixelMeasuresSequence") if frame else header
+    written = shared.PixelMeasuresSequence[0]
+    for keyword in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"):
+        if measures.get(keyword) not in (None, ""):
+            written[keyword] = measures[keyword]
