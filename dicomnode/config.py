@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from dicomnode.dicom import digest
-from dicomnode.domain import Band
+from dicomnode.domain import Band, Flavour, ObjectKind
 from dicomnode.errors import ConfigError
 
 
@@ -53,6 +53,11 @@ Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Scalar = str | int | float
+#: Defined terms of PS3.3 C.12.1.1.2 that results are converted to: single-byte sets, without code extensions.
+CharacterSet = Literal[
+    "ISO_IR 192", "ISO_IR 6", "ISO_IR 100", "ISO_IR 101", "ISO_IR 109", "ISO_IR 110", "ISO_IR 144", "ISO_IR 127",
+    "ISO_IR 126", "ISO_IR 138", "ISO_IR 148", "ISO_IR 13", "ISO_IR 166", "GB18030",
+]  # fmt: skip
 
 
 class _Model(BaseModel):
@@ -274,6 +279,18 @@ class Destination(_Model):
     max_backoff_s: Seconds = 900
     #: Refusals of one object by a peer that answers before it is set aside as dead; being down counts for nothing.
     max_attempts: int = Field(50, ge=1)
+    #: Kinds of objects it takes.
+    objects: list[ObjectKind] = Field(list(ObjectKind), min_length=1)
+    #: How segmentations are encoded for it; where label maps are refused, binary ones go instead.
+    segmentation: Literal["binary", "labelmap"] = "binary"
+    #: Character set it can read; text that does not fit is never sent garbled.
+    character_set: CharacterSet = "ISO_IR 192"
+    #: How uncompressed objects are encoded for it if it takes them so.
+    transfer_syntax: Literal["explicit", "implicit", "deflated"] = "explicit"
+
+    def takes(self, kind: ObjectKind, flavour: Flavour) -> bool:
+        """Whether an object is for this destination."""
+        return kind in self.objects and flavour in (Flavour.ANY, self.segmentation)
 
 
 class Retention(_Model):

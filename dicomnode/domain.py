@@ -85,7 +85,13 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
 DELIVERY_MOVES: Final[Mapping[DeliveryState, frozenset[DeliveryState]]] = {
     DeliveryState.PENDING: frozenset({DeliveryState.SENDING, DeliveryState.CANCELLED, DeliveryState.DEAD}),
     DeliveryState.SENDING: frozenset(
-        {DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.DELIVERED, DeliveryState.DEAD}
+        {
+            DeliveryState.PENDING,
+            DeliveryState.SENT,
+            DeliveryState.DELIVERED,
+            DeliveryState.DEAD,
+            DeliveryState.CANCELLED,  # not taken, and not needed: another flavour goes instead, or the kind is skipped
+        }
     ),
     DeliveryState.SENT: frozenset({DeliveryState.COMMIT_REQUESTED, DeliveryState.DELIVERED}),
     DeliveryState.COMMIT_REQUESTED: frozenset({DeliveryState.COMMITTED, DeliveryState.PENDING}),
@@ -201,6 +207,34 @@ class Quarantined:
     status: int
 
 
+class ObjectKind(StrEnum):
+    """What an object is for; each destination takes the kinds its profile names."""
+
+    #: A derived series.
+    IMAGE = "image"
+    #: SEG.
+    SEGMENTATION = "segmentation"
+    #: TID 1500 with findings and measurements.
+    REPORT = "report"
+    #: TID 1500 whose every group is an outline on a source image: what viewers draw.
+    MARKS = "marks"
+    #: Key Object Selection.
+    KEY_IMAGES = "key_images"
+    #: Secondary capture page: readable everywhere.
+    SUMMARY = "summary"
+
+
+class Flavour(StrEnum):
+    """What a job renders twice, because some archives refuse the one and some viewers want the other."""
+
+    #: The same for every destination.
+    ANY = ""
+    #: BINARY segmentation, and the objects that refer to it.
+    BINARY = "binary"
+    #: LABELMAP segmentation, and the objects that refer to it.
+    LABELMAP = "labelmap"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """One DICOM object a job produced, on disk."""
@@ -216,3 +250,5 @@ class Output:
     path: Path
     size: int
     sha256: str
+    kind: ObjectKind = ObjectKind.IMAGE
+    flavour: Flavour = Flavour.ANY

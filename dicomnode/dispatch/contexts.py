@@ -18,11 +18,11 @@ _PLAIN: Final = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _CONVERTIBLE: Final = frozenset({*_PLAIN, str(DeflatedExplicitVRLittleEndian)})
 
 
-def propose(files: Iterable[File]) -> list[PresentationContext]:
+def propose(files: Iterable[File], prefer: str = "") -> list[PresentationContext]:
     """Return one context for each (SOP class, transfer syntax), so that the peer's choice never forces a conversion.
 
-    A SOP class with uncompressed files gets one more with the plain syntaxes it has not got yet, for peers that know
-    Implicit VR only.
+    A SOP class with uncompressed files gets one more for ``prefer``, the transfer syntax its peer is configured for,
+    and one with the plain syntaxes it has not got yet, for peers that know Implicit VR only.
     """
     syntaxes: dict[str, dict[str, None]] = {}
     for file in files:
@@ -30,20 +30,23 @@ def propose(files: Iterable[File]) -> list[PresentationContext]:
     contexts = []
     for sop_class, wanted in syntaxes.items():
         contexts += [build_context(sop_class, syntax) for syntax in wanted]
-        others = [syntax for syntax in _PLAIN if syntax not in wanted]
-        if others and not _CONVERTIBLE.isdisjoint(wanted):
+        convertible = not _CONVERTIBLE.isdisjoint(wanted)
+        if convertible and prefer and prefer not in wanted:
+            contexts.append(build_context(sop_class, prefer))
+        others = [syntax for syntax in _PLAIN if syntax not in wanted and syntax != prefer]
+        if others and convertible:
             contexts.append(build_context(sop_class, others))
     return contexts
 
 
-def batches(files: Sequence[File]) -> Iterator[list[File]]:
+def batches(files: Sequence[File], prefer: str = "") -> Iterator[list[File]]:
     """Split files, in their order, so that each part's proposal fits one association."""
     part: list[File] = []
     pairs: set[tuple[str, str]] = set()
     for file in files:
-        # Two a pair is the most that `propose` can make of it.
+        # The most that `propose` can make of a pair.
         pairs.add((file.sop_class_uid, file.transfer_syntax_uid))
-        if 2 * len(pairs) > MAX_CONTEXTS:
+        if (3 if prefer else 2) * len(pairs) > MAX_CONTEXTS:
             yield part
             part, pairs = [], {(file.sop_class_uid, file.transfer_syntax_uid)}
         part.append(file)
@@ -51,7 +54,7 @@ def batches(files: Sequence[File]) -> Iterator[list[File]]:
         yield part
 
 
-def choose(accepted: Iterable[PresentationContext], file: File) -> tuple[int, str] | None:
+def choose(accepted: Iterable[PresentationContext], file: File, prefer: str = "") -> tuple[int, str] | None:
     """Return context identifier and transfer syntax to send a file in; None if the peer took nothing that fits."""
     syntaxes = {
         str(context.transfer_syntax[0]): context.context_id
@@ -60,5 +63,5 @@ def choose(accepted: Iterable[PresentationContext], file: File) -> tuple[int, st
     }
     wanted = [file.transfer_syntax_uid]
     if file.transfer_syntax_uid in _CONVERTIBLE:
-        wanted += _PLAIN
+        wanted = [*([prefer] if prefer else []), *wanted, *_PLAIN]
     return next(((syntaxes[syntax], syntax) for syntax in wanted if syntax in syntaxes), None)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydicom import dcmread
-from pydicom.uid import UID
-from pynetdicom.dsutils import encode, split_dataset
+from pynetdicom.dsutils import split_dataset
 
 from dicomnode.errors import DispatchError, StoreError
 from dicomnode.store import part10
@@ -48,18 +46,6 @@ class File:
         if len(whole) <= self.offset:
             raise DispatchError(f"{self.path.name} holds no data set; nothing can be sent of it")
         return whole[self.offset :]
-
-    def converted(self, transfer_syntax_uid: str) -> memoryview:
-        """The data set encoded anew in another uncompressed little-endian syntax."""
-        syntax = UID(transfer_syntax_uid)
-        try:
-            dataset = dcmread(self.path)
-            raw = encode(dataset, syntax.is_implicit_VR, syntax.is_little_endian)
-        except Exception as error:  # pydicom raises many kinds; this object is set aside with the reason
-            raise _unreadable(self.path, error) from error
-        if raw is None:
-            raise DispatchError(f"{self.path.name} ({self.sop_instance_uid}) cannot be written as {syntax.name}")
-        return memoryview(raw)
 
 
 def read(path: Path) -> File:

@@ -22,13 +22,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy.exc import OperationalError
 
 from dicomnode import faults
 from dicomnode.config import Config, Destination
 from dicomnode.dispatch import contexts, files, scu
+from dicomnode.dispatch.convert import Encoding
 from dicomnode.dispatch.files import File
 from dicomnode.dispatch.scu import Outcome
+from dicomnode.domain import Flavour, ObjectKind
 from dicomnode.errors import ContextNotAccepted, DispatchError, StoreRefused
 from dicomnode.store import deliveries
 from dicomnode.store.db import Database
@@ -44,6 +47,13 @@ _BATCH: Final = 500
 _WRITE_EVERY_S: Final = 0.05
 #: After this long a stop cuts the association that is in the way [s].
 _GRACE_S: Final = 10.0
+#: Kinds without which a result is still whole: skipped where an archive does not know them.
+_DISPENSABLE: Final = (ObjectKind.KEY_IMAGES, ObjectKind.SUMMARY, ObjectKind.MARKS)
+_SYNTAXES: Final = {
+    "explicit": "",  # what results are written in
+    "implicit": str(ImplicitVRLittleEndian),
+    "deflated": str(DeflatedExplicitVRLittleEndian),
+}
 #: Refused: not authorized (PS3.7 annex C): about this node, not about the object.
 _NOT_AUTHORIZED: Final = 0x0124
 
@@ -135,6 +145,11 @@ class Lane:
         # their way when it was: together they tell an object that kills the peer from a peer that dies by itself.
         self._answered = False
         self._suspects: set[str] = set()
+        # Jobs of the batch in hand whose label maps were refused.
+        self._fallen_back: set[int] = set()
+        self._encoding = Encoding(
+            transfer_syntax_uid=_SYNTAXES[destination.transfer_syntax], character_set=destination.character_set
+        )
         self._accepted: list[tuple[Delivery, int, str]] = []
         self._written_at = 0.0
 
@@ -206,7 +221,7 @@ class Lane:
                 found[delivery.sop_instance_uid] = (delivery, files.read(self._results / delivery.path))
             except DispatchError as error:
                 self._kill(delivery, error)
-        parts = list(contexts.batches([file for _, file in found.values()]))
+        parts = list(contexts.batches([file for _, file in found.values()], self._encoding.transfer_syntax_uid))
         first = parts[0] if parts else []
         rest = [found[file.sop_instance_uid][0] for part in parts[1:] for file in part]
         self._hand_back(rest)
@@ -216,14 +231,18 @@ class Lane:
         """Send a batch on one association. Whatever happens, no delivery stays in sending."""
         if not left:
             return
+        self._fallen_back.clear()
         held: set[str] = set()
         skipped: list[Delivery] = []
         try:
-            with scu.connect(self.destination, self.calling_ae, [file for _, file in left]) as link:
+            to_send = [file for _, file in left]
+            with scu.connect(self.destination, self.calling_ae, to_send, encoding=self._encoding) as link:
                 self._link = link
                 while left and not self._stopping.is_set():
                     delivery, file = left[0]
-                    if delivery.study_uid in held:
+                    if self._withdrawn(delivery):
+                        pass
+                    elif delivery.study_uid in held:
                         skipped.append(delivery)
                     else:
                         outcome = link.send(file)
@@ -235,7 +254,7 @@ class Lane:
                         break
         except ContextNotAccepted as error:
             for delivery, _ in left:
-                self._kill(delivery, error)
+                self._not_taken(delivery, error)
             left.clear()
         except scu.ASSOCIATION_ERRORS as error:
             # An error without an object in flight (link is None) is about the destination alone.
@@ -266,8 +285,33 @@ class Lane:
         if isinstance(error, StoreRefused) and error.retry and not self._worn_out(delivery):
             self._postpone(delivery, error, backoff(self.destination, delivery.attempt + 1, self._jitter()))
             return False
-        self._kill(delivery, error)
+        self._not_taken(delivery, error)
         return True
+
+    def _not_taken(self, delivery: Delivery, error: DispatchError) -> None:
+        """Find out what else can be done about an object that this destination will never take."""
+        if isinstance(error, ContextNotAccepted):
+            refused_map = delivery.flavour is Flavour.LABELMAP and delivery.kind is ObjectKind.SEGMENTATION
+            if self._withdrawn(delivery) or (refused_map and self._fall_back(delivery, error)):
+                return
+            if delivery.kind in _DISPENSABLE:
+                with self.database.write() as connection:
+                    deliveries.skip(connection, delivery, self.clock(), str(error))
+                self._log("warning", "Object skipped", "object_skipped", delivery, error=str(error))
+                return
+        self._kill(delivery, error)
+
+    def _withdrawn(self, delivery: Delivery) -> bool:
+        """Whether its row was cancelled meanwhile, because the label map of its job was refused."""
+        return delivery.flavour is Flavour.LABELMAP and delivery.job_id in self._fallen_back
+
+    def _fall_back(self, delivery: Delivery, error: DispatchError) -> bool:
+        with self.database.write() as connection:
+            done = deliveries.fall_back(connection, delivery, self.destination.objects, self.clock(), str(error))
+        if done:
+            self._fallen_back.add(delivery.job_id)
+            self._log("warning", "Binary segmentation instead", "segmentation_fell_back", delivery, error=str(error))
+        return done
 
     def _write(self) -> None:
         """Write down what was accepted."""
@@ -335,6 +379,7 @@ class Lane:
         )  # fmt: skip
 
     def _hand_back(self, batch: Sequence[Delivery], error: str = "") -> None:
+        batch = [delivery for delivery in batch if not self._withdrawn(delivery)]
         if batch:
             with self.database.write() as connection:
                 deliveries.hand_back(connection, batch, self.clock(), error)

@@ -18,6 +18,7 @@ from dicomnode.dicom import DUPLICATE_SOP_INSTANCE, SUCCESS
 from dicomnode.dispatch import contexts
 from dicomnode.dispatch import files as part10
 from dicomnode.dispatch.association import Peer, associate, break_off, name_of
+from dicomnode.dispatch.convert import AS_IT_IS, UNICODE, Encoding, converted
 from dicomnode.dispatch.files import File
 from dicomnode.dispatch.stream import Answer, Stream
 from dicomnode.errors import (
@@ -82,8 +83,8 @@ class Outcome:
 class Link:
     """An established association that objects go out on, one after the other."""
 
-    def __init__(self, assoc: Association, peer: Peer, engine: Engine) -> None:
-        self._assoc, self._peer, self._engine = assoc, peer, engine
+    def __init__(self, assoc: Association, peer: Peer, engine: Engine, encoding: Encoding) -> None:
+        self._assoc, self._peer, self._engine, self._encoding = assoc, peer, engine, encoding
         self._accepted = assoc.accepted_contexts
         self._stream = Stream(assoc, peer.timeout) if engine == "streaming" else None
         self._number = 0
@@ -96,7 +97,7 @@ class Link:
         AssociationAborted, PeerUnreachable
             The association is lost; whether the peer has this object is not known.
         """
-        chosen = contexts.choose(self._accepted, file)
+        chosen = contexts.choose(self._accepted, file, self._encoding.transfer_syntax_uid)
         if chosen is None:
             text = f"{name_of(self._peer)} does not accept {_described(file)}"
             return self._outcome(file, error=ContextNotAccepted(text))
@@ -105,7 +106,9 @@ class Link:
             if self._stream is None:
                 answer = self._stock(file)
             else:
-                body = file.body() if syntax == file.transfer_syntax_uid else file.converted(syntax)
+                character_set = self._encoding.character_set
+                as_it_is = syntax == file.transfer_syntax_uid and character_set == UNICODE
+                body = file.body() if as_it_is else converted(file.path, syntax, character_set)
                 answer = self._stream.store(file, context_id, body)
         except ASSOCIATION_ERRORS:
             raise
@@ -157,11 +160,16 @@ class Link:
 
 @contextmanager
 def connect(
-    peer: Peer, calling_ae: str, to_send: Sequence[File], *, engine: Engine = "streaming"
-) -> Iterator[Link]:  # fmt: skip
+    peer: Peer,
+    calling_ae: str,
+    to_send: Sequence[File],
+    *,
+    engine: Engine = "streaming",
+    encoding: Encoding = AS_IT_IS,
+) -> Iterator[Link]:
     """Hold an association that proposes what these files need (at most `contexts.MAX_CONTEXTS`, see `batches`)."""
-    with associate(peer, calling_ae, contexts.propose(to_send)) as assoc:
-        link = Link(assoc, peer, engine)
+    with associate(peer, calling_ae, contexts.propose(to_send, encoding.transfer_syntax_uid)) as assoc:
+        link = Link(assoc, peer, engine, encoding)
         try:
             yield link
         finally:

@@ -67,6 +67,8 @@ class EncodeContext:
     revision: int = 1
     #: Series Instance UID of the result that this one replaces; empty if there is none.
     predecessor: str = ""
+    #: Set apart from the same objects in another encoding: goes into every UID.
+    variant: str = ""
     #: Value 2 of ImageType: a site option, since some hanging rules look for PRIMARY.
     image_type_value_2: Literal["SECONDARY", "PRIMARY"] = "SECONDARY"
 
@@ -78,11 +80,11 @@ class EncodeContext:
 
     def series_uid(self, role: str) -> str:
         """Series Instance UID of the output ``role``."""
-        return derive_uid(self.job_key, role, "series")
+        return derive_uid(self.job_key, role + self.variant, "series")
 
     def instance_uid(self, role: str, index: int) -> str:
         """SOP Instance UID number ``index`` of the output ``role``."""
-        return derive_uid(self.job_key, role, "instance", str(index))
+        return derive_uid(self.job_key, role + self.variant, "instance", str(index))
 
 
 def require_identity(header: Dataset) -> None:

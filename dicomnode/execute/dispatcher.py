@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicomnode import faults
 from dicomnode.config import Config
-from dicomnode.domain import JobState
+from dicomnode.domain import Flavour, JobState, ObjectKind, Output
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
 from dicomnode.execute import executor
 from dicomnode.execute.executor import Event, Executor, PipelineSpec, Request
@@ -215,7 +215,10 @@ class Dispatcher:
         with self.database.write() as connection:
             match event:
                 case executor.Done():
-                    stored = jobs.finish(connection, job, event.outputs, now, quality=event.quality, notes=event.notes)
+                    stored = jobs.finish(
+                        connection, job, event.outputs, now, quality=event.quality, notes=event.notes,
+                        findings=event.findings, takes=self._takes(event.outputs),
+                    )  # fmt: skip
                     line = ("Job stored", "job_stored", f"{len(event.outputs)} objects")
                 case executor.Refused():
                     jobs.unsuitable(connection, job, event.reason, now)
@@ -327,6 +330,7 @@ class Dispatcher:
         data = self.config.node.data
         older = revisions.predecessor(connection, job)
         previous = outputs.of_job(connection, older.id) if older is not None else []
+        destinations = [self.config.destinations[to] for to in job.send_to if to in self.config.destinations]
         return Request(
             job_id=job.id,
             key=job.key,
@@ -344,8 +348,30 @@ class Dispatcher:
             series_number=self.config.node.series_number + 100 * list(self.config.pipelines).index(job.pipeline),
             device_serial=self.config.node.ae_title,
             default_charset=self.config.node.default_charset,
-            predecessor=previous[0].series_uid if previous else "",
+            predecessor=next((one.series_uid for one in previous if one.kind is ObjectKind.IMAGE), ""),
+            replaces=[
+                (one.study_uid, one.series_uid, one.sop_class_uid, one.sop_instance_uid)
+                for one in previous
+                if one.kind is ObjectKind.REPORT and one.flavour is not Flavour.LABELMAP
+            ],
+            kinds=[kind for kind in ObjectKind if any(kind in one.objects for one in destinations)],
+            labelmap=any(one.segmentation == Flavour.LABELMAP.value for one in destinations),
         )
+
+    def _takes(self, made: Sequence[Output]) -> Callable[[str, Output], bool]:
+        """Which destination wants which object, by its profile; label maps only where the job made some."""
+        flavours = {output.flavour for output in made}
+
+        def takes(destination: str, output: Output) -> bool:
+            profile = self.config.destinations.get(destination)
+            if profile is None:
+                return True  # no longer configured: the outbox says so
+            missing = Flavour(profile.segmentation) not in flavours
+            if missing and output.flavour is Flavour.BINARY:
+                return output.kind in profile.objects
+            return profile.takes(output.kind, output.flavour)
+
+        return takes
 
 
 def _input_paths(connection: Connection, job: Job, spool: Path) -> list[Path]:

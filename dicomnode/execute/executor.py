@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from dicomnode.domain import Output
+from dicomnode.domain import ObjectKind, Output
 from dicomnode.store.jobs import Failure
 from dicomnode.store.pipelines import PipelineInfo
 
@@ -50,6 +50,12 @@ class Request:
     default_charset: str
     #: Series Instance UID of the result this one replaces; empty if none was sent.
     predecessor: str = ""
+    #: Its reports: study, series, SOP class and SOP instance UID of each.
+    replaces: Sequence[tuple[str, str, str, str]] = ()
+    #: Kinds of objects that some destination takes.
+    kinds: Sequence[ObjectKind] = tuple(ObjectKind)
+    #: Some destination wants segmentations as label maps.
+    labelmap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,7 @@ class Done:
     outputs: Sequence[Output]
     quality: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    findings: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dicomnode import faults
 from dicomnode.domain import Output
 from dicomnode.encode.identity import EncodeContext
-from dicomnode.encode.image import encode_images
-from dicomnode.errors import ResultInvalid, SeriesError, UndecodablePixels, Unsuitable
+from dicomnode.encode.result import encode_result
+from dicomnode.errors import SeriesError, UndecodablePixels, Unsuitable
+from dicomnode.execute.contract import check_result
 from dicomnode.execute.executor import Request
-from dicomnode.pipeline import ImageSeries, Pipeline, Result
+from dicomnode.pipeline import Pipeline, Result
 from dicomnode.store.results import ResultFolder
 from dicomnode.volumes import series as volumes
 
@@ -30,6 +29,7 @@ class Performed:
     outputs: Sequence[Output]
     quality: dict[str, float]
     notes: tuple[str, ...]
+    findings: Sequence[dict[str, Any]] = ()
 
 
 def perform(
@@ -73,9 +73,11 @@ def perform(
         predecessor=request.predecessor,
     )
     with ResultFolder(request.results, request.job_id, request.run) as folder:
-        for image in result.images:
-            for index, dataset in enumerate(encode_images(source, Result(images=(image,)), context)):
-                folder.add(dataset, role=image.role, index=index)
+        objects = encode_result(
+            source, result, context, kinds=request.kinds, labelmap=request.labelmap, replaces=request.replaces
+        )
+        for one in objects:
+            folder.add(one.dataset, role=one.role, index=one.index, kind=one.kind, flavour=one.flavour)
         faults.reached("after-encode")
         outputs = folder.commit()
     written = clock()
@@ -88,23 +90,19 @@ def perform(
         outputs=outputs,
         quality={**{name: float(value) for name, value in result.quality.items()}, **timing},
         notes=(*source.notes, *result.notes),
+        findings=findings_of(result),
     )
 
 
-def check_result(result: Result, series: ImageSeries) -> None:
-    """Hold a result against the contract; raises `ResultInvalid` naming what breaks it. Nothing is silently fixed."""
-    if not isinstance(result, Result):
-        raise ResultInvalid(f"run() returned {type(result).__name__}, not Result")
-    roles = [image.role for image in result.images]
-    if len(set(roles)) != len(roles):
-        raise ResultInvalid(f"two images have the role {max(set(roles), key=roles.count)!r}")
-    for image in result.images:
-        if image.array.shape != series.array.shape or image.array.dtype != np.float32:
-            raise ResultInvalid(
-                f"image {image.role!r} is {image.array.dtype} {image.array.shape}, "
-                f"the series is float32 {series.array.shape}"
-            )
-        if not np.isfinite(image.array).all():
-            raise ResultInvalid(f"image {image.role!r} holds values that are not finite")
-        if np.ptp(image.array) == 0 and np.ptp(series.array) > 0:
-            raise ResultInvalid(f"image {image.role!r} is constant, the series is not")
+def findings_of(result: Result) -> list[dict[str, Any]]:
+    """What was found, as the job's record keeps it: without identity, and plain enough for JSON."""
+    return [
+        {
+            "code": [one.code.value, one.code.scheme_designator, one.code.meaning],
+            "presence": one.presence.value,
+            "probability": one.probability,
+            "urgency": one.urgency.value if one.urgency else None,
+            "reason": one.reason,
+        }
+        for one in result.findings
+    ]

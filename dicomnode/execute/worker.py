@@ -152,7 +152,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the boundary of the child: every failure becomes an event
             send(executor.Failed(slot, job_id, failure_of(error)))
         else:
-            send(executor.Done(slot, job_id, performed.outputs, performed.quality, performed.notes))
+            send(executor.Done(slot, job_id, performed.outputs, performed.quality, performed.notes, performed.findings))
         finally:
             self._progress = lambda _phase, _fraction: None
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
-from dicomnode.domain import DELIVERY_MOVES, DeliveryState, JobState
+from dicomnode.domain import DELIVERY_MOVES, DeliveryState, Flavour, JobState, ObjectKind
 from dicomnode.errors import IllegalMove
 from dicomnode.store import schema
 from dicomnode.store.events import note
@@ -37,6 +37,8 @@ class Delivery:
     sop_instance_uid: str
     series_uid: str
     path: Path
+    kind: ObjectKind
+    flavour: Flavour
 
 
 _QUERY = select(
@@ -45,6 +47,8 @@ _QUERY = select(
     schema.output.c.sop_instance_uid,
     schema.output.c.series_uid,
     schema.output.c.path,
+    schema.output.c.kind,
+    schema.output.c.flavour,
 ).join(schema.output, schema.output.c.id == schema.delivery.c.output_id)
 
 
@@ -63,6 +67,23 @@ def _delivery(row: Row[Any]) -> Delivery:
         sop_instance_uid=row.sop_instance_uid,
         series_uid=row.series_uid,
         path=Path(row.path),
+        kind=ObjectKind(row.kind),
+        flavour=Flavour(row.flavour),
+    )
+
+
+def add(connection: Connection, output_id: int, job_id: int, study_uid: str, destination: str, at: datetime) -> None:
+    """Ask for one object to be sent to one destination."""
+    connection.execute(
+        insert(schema.delivery).values(
+            output_id=output_id,
+            job_id=job_id,
+            study_uid=study_uid,
+            destination=destination,
+            state=DeliveryState.PENDING.value,
+            not_before=at.timestamp(),
+            updated_at=at.timestamp(),
+        )
     )
 
 
@@ -181,6 +202,67 @@ def kill(connection: Connection, delivery: Delivery, at: datetime, error: str, s
     _move(connection, delivery, DeliveryState.DEAD, at, attempt=attempt, error=error[:2000], status=status)
     text = f"{delivery.sop_instance_uid} to {delivery.destination}: {error}"
     note(connection, at, "delivery_dead", text, job_id=delivery.job_id)
+
+
+def skip(connection: Connection, delivery: Delivery, at: datetime, why: str) -> None:
+    """sending -> cancelled: the destination does not know this kind of object, and the result is whole without it."""
+    _move(connection, delivery, DeliveryState.CANCELLED, at, attempt=delivery.attempt + 1, error=why[:2000])
+    text = f"{delivery.kind} to {delivery.destination}: {why}"
+    note(connection, at, "delivery_skipped", text, job_id=delivery.job_id)
+    _close_job(connection, delivery.job_id, at)
+
+
+def fall_back(connection: Connection, delivery: Delivery, kinds: Sequence[ObjectKind], at: datetime, why: str) -> bool:
+    """Send a destination that refused the LABELMAP flavour of a job the BINARY one instead.
+
+    Every LABELMAP delivery of the job to it that has not arrived is cancelled, whatever state it is in.
+
+    Parameters
+    ----------
+    kinds
+        What the destination takes.
+
+    Returns
+    -------
+    bool
+        False, having changed nothing, if the job has no BINARY flavour.
+    """
+    table, output = schema.delivery, schema.output
+    instead = connection.execute(
+        select(output.c.id)
+        .where(
+            output.c.job_id == delivery.job_id,
+            output.c.flavour == Flavour.BINARY.value,
+            output.c.kind.in_([kind.value for kind in kinds]),
+        )
+        .order_by(output.c.id)
+    ).all()
+    if not instead:
+        return False
+    refused = select(output.c.id).where(output.c.job_id == delivery.job_id, output.c.flavour == Flavour.LABELMAP.value)
+    unfinished = [DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.DEAD.value]
+    connection.execute(
+        update(table)
+        .where(
+            table.c.destination == delivery.destination,
+            table.c.output_id.in_(refused),
+            table.c.state.in_(unfinished),
+        )
+        .values(state=DeliveryState.CANCELLED.value, error=why[:2000], updated_at=at.timestamp())
+    )
+    there = set(
+        connection.scalars(
+            select(table.c.output_id).where(
+                table.c.job_id == delivery.job_id, table.c.destination == delivery.destination
+            )
+        )
+    )
+    for row in instead:
+        if row.id not in there:
+            add(connection, row.id, delivery.job_id, delivery.study_uid, delivery.destination, at)
+    text = f"{delivery.destination} takes no label map; the binary segmentation goes instead: {why}"
+    note(connection, at, "delivery_fell_back", text, job_id=delivery.job_id)
+    return True
 
 
 def put_back(connection: Connection, at: datetime, destination: str | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from dicomnode.domain import JOB_MOVES, Band, DeliveryState, JobState, Output
+from dicomnode.domain import JOB_MOVES, Band, JobState, Output
 from dicomnode.errors import IllegalMove
 from dicomnode.store import deliveries, schema
 from dicomnode.store.events import note
@@ -69,6 +69,8 @@ class Job(NewJob):
     trace: str
     quality: Mapping[str, float]
     notes: Sequence[str]
+    #: What was found, without identity: see `dicomnode.pipeline.Finding`.
+    findings: Sequence[Mapping[str, Any]]
 
 
 def _time(seconds: float | None) -> datetime | None:
@@ -81,7 +83,7 @@ def row_to_job(row: Row[Any]) -> Job:
     values["state"], values["band"] = JobState(row.state), Band(row.band)
     for name in ("not_before", "created_at", "started_at", "finished_at"):
         values[name] = _time(values[name])
-    values["quality"], values["notes"] = row.quality or {}, row.notes or []
+    values["quality"], values["notes"], values["findings"] = row.quality or {}, row.notes or [], row.findings or []
     return Job(**values)
 
 
@@ -197,18 +199,22 @@ def finish(
     *,
     quality: Mapping[str, float],
     notes: Sequence[str],
+    findings: Sequence[Mapping[str, Any]] = (),
+    takes: Callable[[str, Output], bool] = lambda _destination, _output: True,
 ) -> bool:
     """running -> stored: outputs and one delivery per output and destination, in the same transaction (the outbox).
 
-    Return False, having written nothing, if the attempt is stale; its files are rubbish.
+    ``takes`` says which destination wants which object. Return False, having written nothing, if the attempt is stale;
+    its files are rubbish.
     """
-    done = JobState.STORED if outputs and job.send_to else JobState.CLOSED  # nothing to deliver: nothing to wait for
+    wanted = [[to for to in job.send_to if takes(to, output)] for output in outputs]
+    done = JobState.STORED if any(wanted) else JobState.CLOSED  # nothing to deliver: nothing to wait for
     if not _fenced(
-        connection, job, done, fraction=1.0, quality=dict(quality), notes=list(notes), error="",
-        error_class="", trace="", finished_at=at.timestamp(),
+        connection, job, done, fraction=1.0, quality=dict(quality), notes=list(notes), findings=list(findings),
+        error="", error_class="", trace="", finished_at=at.timestamp(),
     ):  # fmt: skip
         return False
-    for output in outputs:
+    for output, destinations in zip(outputs, wanted, strict=True):
         row = connection.execute(
             insert(schema.output).values(
                 job_id=job.id,
@@ -221,21 +227,13 @@ def finish(
                 path=str(output.path),
                 size=output.size,
                 sha256=output.sha256,
+                kind=output.kind.value,
+                flavour=output.flavour.value,
             )
         )
         output_id = row.inserted_primary_key[0]  # type: ignore[index]
-        for destination in job.send_to:
-            connection.execute(
-                insert(schema.delivery).values(
-                    output_id=output_id,
-                    job_id=job.id,
-                    study_uid=output.study_uid,
-                    destination=destination,
-                    state=DeliveryState.PENDING.value,
-                    not_before=at.timestamp(),
-                    updated_at=at.timestamp(),
-                )
-            )
+        for destination in destinations:
+            deliveries.add(connection, output_id, job.id, output.study_uid, destination, at)
     text = f"{len(outputs)} objects for {', '.join(job.send_to)}"
     note(connection, at, "job_stored", text, series_uid=job.series_uid, job_id=job.id)
     return True

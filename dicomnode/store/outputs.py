@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from dicomnode.domain import Output
+from dicomnode.domain import Flavour, ObjectKind, Output
 from dicomnode.store import schema
 
 
@@ -24,6 +24,8 @@ def of_job(connection: Connection, job_id: int) -> list[Output]:
             path=Path(row.path),
             size=row.size,
             sha256=row.sha256,
+            kind=ObjectKind(row.kind),
+            flavour=Flavour(row.flavour),
         )
         for row in connection.execute(query)
     ]

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from pydicom import Dataset
 
-from dicomnode.domain import Output
+from dicomnode.domain import Flavour, ObjectKind, Output
 from dicomnode.errors import DiskFull, StoreError
 
 
@@ -40,7 +40,15 @@ class ResultFolder:
         self._pool.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(self.part, ignore_errors=True)
 
-    def add(self, dataset: Dataset, *, role: str, index: int) -> None:
+    def add(
+        self,
+        dataset: Dataset,
+        *,
+        role: str,
+        index: int,
+        kind: ObjectKind = ObjectKind.IMAGE,
+        flavour: Flavour = Flavour.ANY,
+    ) -> None:
         """Write one object (Part 10, in the transfer syntax its file meta names)."""
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
@@ -55,6 +63,8 @@ class ResultFolder:
             path=Path(self.final.parent.name, self.final.name, f"{len(self._written):05d}.dcm"),
             size=len(raw),
             sha256="",
+            kind=kind,
+            flavour=flavour,
         )
         self._written.append(self._pool.submit(self._write, raw, output))
 

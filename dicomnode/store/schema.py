@@ -137,6 +137,7 @@ job = Table(
     Column("trace", Text, nullable=False, default=""),
     Column("quality", JSON),
     Column("notes", JSON),
+    Column("findings", JSON),
     Index(None, "state", "band"),
     Index(None, "series_uid"),
 )
@@ -168,6 +169,8 @@ output = Table(
     Column("path", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("kind", String(16), nullable=False, server_default="image"),
+    Column("flavour", String(16), nullable=False, server_default=""),
     Index(None, "job_id"),
     Index(None, "series_uid"),
 )

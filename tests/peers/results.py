@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom import Dataset
 from sqlalchemy import select, update
 
-from dicomnode.domain import Band
+from dicomnode.domain import Band, Flavour, ObjectKind
 from dicomnode.store import deliveries, jobs, schema
 from dicomnode.store.db import Database, migrate, open_database
 from dicomnode.store.deliveries import Delivery
@@ -27,9 +27,17 @@ def open_migrated(data: Path) -> Database:
 
 
 def store_job(
-    database: Database, data: Path, datasets: Sequence[Dataset], send_to: Sequence[str], at: datetime | None = None
+    database: Database,
+    data: Path,
+    datasets: Sequence[Dataset],
+    send_to: Sequence[str],
+    at: datetime | None = None,
+    kinds: Sequence[tuple[ObjectKind, Flavour]] = (),
 ) -> int:
-    """Make one job whose results are these data sets, as the dispatcher would. Return its id."""
+    """Make one job whose results are these data sets, as the dispatcher would. Return its id.
+
+    ``kinds`` says what each is; then destinations get everything but the BINARY flavour.
+    """
     at = at or START
     first = datasets[0]
     new = jobs.NewJob(
@@ -61,11 +69,13 @@ def store_job(
         assert job is not None
     with ResultFolder(data / "results", job_id, "1") as folder:
         for index, dataset in enumerate(datasets):
-            folder.add(dataset, role="image", index=index)
+            kind, flavour = kinds[index] if kinds else (ObjectKind.IMAGE, Flavour.ANY)
+            folder.add(dataset, role="image", index=index, kind=kind, flavour=flavour)
         # Absolute, because these tests configure no data folder that relative paths could start from.
         outputs = [replace(one, path=data / "results" / one.path) for one in folder.commit()]
     with database.write() as connection:
-        assert jobs.finish(connection, job, outputs, at, quality={}, notes=[])
+        takes = lambda _, output: output.flavour is not Flavour.BINARY  # noqa: E731 - one line, used once
+        assert jobs.finish(connection, job, outputs, at, quality={}, notes=[], takes=takes)
     return job_id
 
 

@@ -1,0 +1,105 @@
+"""A result held against the contract of `dicomnode.pipeline`: nothing is silently fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from dicomnode.errors import ResultInvalid
+from dicomnode.pipeline import Finding, Image, ImageSeries, Measurement, Result, Segmentation
+
+#: Longest LO (PS3.5 6.2): labels and descriptions end there.
+_MAX_LO = 64
+
+
+def check_result(result: Result, series: ImageSeries) -> None:
+    """Raise `ResultInvalid` that names everything in ``result`` that breaks the contract."""
+    if not isinstance(result, Result):
+        raise ResultInvalid(f"run() returned {type(result).__name__}, not Result")
+    faults = [*_roles(result)]
+    for image in result.images:
+        faults += _image(image, series)
+    for segmentation in result.segmentations:
+        faults += _segmentation(segmentation, series)
+    keys = [segment.key for segmentation in result.segmentations for segment in segmentation.segments]
+    if len(set(keys)) != len(keys):
+        faults.append(f"two segments have the key {max(set(keys), key=keys.count)!r}")
+    for measurement in result.measurements:
+        faults += _measurement(measurement, keys)
+    for finding in result.findings:
+        faults += _finding(finding, keys)
+    for key_plane in result.key_planes:
+        if not 0 <= key_plane.plane < len(series.array):
+            faults.append(f"key plane {key_plane.plane} of {len(series.array)} planes")
+        faults += [f"key plane names the unknown segment {key!r}" for key in key_plane.segments if key not in keys]
+    if not (result.images or result.reported):
+        faults.append("it says nothing: report a finding as absent or undetermined, or raise Unsuitable")
+    if faults:
+        raise ResultInvalid("; ".join(faults))
+
+
+def _roles(result: Result) -> Iterator[str]:
+    roles = [*(image.role for image in result.images), *(one.role for one in result.segmentations)]
+    if len(set(roles)) != len(roles):
+        yield f"two images or segmentations have the role {max(set(roles), key=roles.count)!r}"
+    yield from (f"the role {role!r} is taken by the node" for role in roles if role in _RESERVED)
+
+
+#: Roles of objects that the node makes by itself.
+_RESERVED = frozenset({"report", "values", "marks", "key-images", "summary"})
+
+
+def _image(image: Image, series: ImageSeries) -> Iterator[str]:
+    if image.array.shape != series.array.shape or image.array.dtype != np.float32:
+        yield (
+            f"image {image.role!r} is {image.array.dtype} {image.array.shape}, the series is float32 "
+            f"{series.array.shape}"
+        )
+        return
+    if not np.isfinite(image.array).all():
+        yield f"image {image.role!r} holds values that are not finite"
+    elif np.ptp(image.array) == 0 and np.ptp(series.array) > 0:
+        yield f"image {image.role!r} is constant, the series is not"
+
+
+def _segmentation(segmentation: Segmentation, series: ImageSeries) -> Iterator[str]:
+    labels, name = segmentation.labels, f"segmentation {segmentation.role!r}"
+    if labels.shape != series.array.shape or labels.dtype != np.uint8:
+        yield f"{name} is {labels.dtype} {labels.shape}, the series is {series.array.shape} and labels are uint8"
+        return
+    if not segmentation.segments:
+        yield f"{name} declares no segments"
+    if int(labels.max(initial=0)) > len(segmentation.segments):
+        yield f"{name} has the label {labels.max()}, and declares {len(segmentation.segments)} segments"
+    if not labels.any():
+        yield f"{name} is empty: report the finding as absent instead"
+    for segment in segmentation.segments:
+        if not segment.key or not 0 < len(segment.label) <= _MAX_LO:
+            yield f"segment {segment.key!r} needs a key, and a label of 1 to {_MAX_LO} characters"
+        if not all(0 <= part <= 255 for part in segment.colour):
+            yield f"colour of segment {segment.key!r} is {segment.colour}, not sRGB 0..255"
+
+
+def _measurement(measurement: Measurement, keys: list[str]) -> Iterator[str]:
+    name = f"measurement {measurement.name.meaning!r}"
+    if measurement.segment and measurement.segment not in keys:
+        yield f"{name} is of the unknown segment {measurement.segment!r}"
+    if measurement.value is None:
+        if measurement.qualifier is None:
+            yield f"{name} has no value and does not say why (qualifier, CID 42)"
+    elif not math.isfinite(measurement.value):
+        yield f"{name} is {measurement.value}"
+    elif measurement.interval is not None:
+        low, high = measurement.interval
+        if not (math.isfinite(low) and math.isfinite(high) and low <= measurement.value <= high):
+            yield f"{name} is {measurement.value:g}, outside its interval {low:g} to {high:g}"
+
+
+def _finding(finding: Finding, keys: list[str]) -> Iterator[str]:
+    name = f"finding {finding.code.meaning!r}"
+    if finding.segment and finding.segment not in keys:
+        yield f"{name} is shown by the unknown segment {finding.segment!r}"
+    if finding.probability is not None and not 0.0 <= finding.probability <= 1.0:
+        yield f"{name} has the probability {finding.probability}"
