@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dicomnode import pipeline as dn
+from tests import phantoms
 
 SMOOTHING = dn.Code("113087", "DCM", "Smoothing")
 
@@ -97,3 +98,19 @@ class Unloadable(Shift):
 
     def setup(self, runtime: dn.Runtime) -> None:
         raise FileNotFoundError(Path("weights.safetensors"))
+
+
+class Bleeding(Shift):
+    """Find two lesions in every head, or what ``says`` names."""
+
+    algorithm = dn.Algorithm(name="toy-bleeding", version="1.0.0")
+
+    @dataclass(frozen=True)
+    class Options:
+        says: str = "bleeding"  # a function of tests.phantoms
+
+    options: Options
+
+    def run(self, series: dn.ImageSeries) -> dn.Result:
+        found: dn.Result = getattr(phantoms, self.options.says)(series)
+        return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -83,7 +85,7 @@ def _show(arguments: argparse.Namespace) -> int:
         ("created", when(job.created_at)), ("started", when(job.started_at)), ("finished", when(job.finished_at)),
         ("slot", job.slot), ("error", f"{job.error_class}: {job.error}" if job.error else ""),
         ("quality", ", ".join(f"{key} {value:.4g}" for key, value in job.quality.items())),
-        ("notes", "; ".join(job.notes)),
+        ("notes", "; ".join(job.notes)), ("findings", "\n".join(map(_finding, job.findings))),
     ):  # fmt: skip
         if value not in ("", None):
             rows.add_row(name, str(value))
@@ -98,10 +100,20 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _print_objects(made: list[Output], sent: list[deliveries.Delivery]) -> None:
     if made:
-        out.print(f"\n{len(made)} objects, series {made[0].series_uid}, in results/{made[0].path.parent}")
+        out.print(f"\n{len(made)} objects in results/{made[0].path.parent}:")
+    for (kind, flavour, uid), number in Counter((one.kind, one.flavour, one.series_uid) for one in made).items():
+        out.print(f"  {number} {' '.join(filter(None, (flavour, kind)))}, series {uid}", markup=False)
     states = Counter((one.destination, one.state.value, one.error) for one in sent)
     for (destination, state, error), number in sorted(states.items()):
         out.print(f"{destination}: {number} {state}" + (f" ({error})" if error else ""), markup=False)
+
+
+def _finding(one: Mapping[str, Any]) -> str:
+    """One finding in words: a score is what the network said, not a chance for this patient."""
+    score = "" if one.get("probability") is None else f", score {one['probability']:.2f}"
+    urgency = f", urgent within {one['urgency']}" if one.get("urgency") else ""
+    reason = f": {one['reason']}" if one.get("reason") else ""
+    return f"{one['code'][2]}: {one['presence']}{score}{urgency}{reason}"
 
 
 def _retry(arguments: argparse.Namespace) -> int:
