@@ -55,7 +55,8 @@ class Draw:
         fx = torch.fft.rfftfreq(self.size, self.pixel_mm, device=self.device)
         squared = fy[:, None] ** 2 + fx[None, :] ** 2
         smooth = torch.fft.irfft2(torch.fft.rfft2(white) * torch.exp(-squared * (4.0 * scale_mm) ** 2), s=white.shape)
-        return smooth / smooth.std().clamp(min=1e-6)
+        field: Tensor = smooth / smooth.std().clamp(min=1e-6)
+        return field
 
     def ridges(self, scale_mm: float, width: float) -> Tensor:
         """Curved lines, 0..1: where a band-limited field crosses zero."""

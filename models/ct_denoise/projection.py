@@ -83,7 +83,7 @@ def forward_project(image: Tensor, views: int, pixel_mm: float, chunk: int = 16)
     s = _element_position(detector_count(size), image.device)
     t = torch.arange(-size * 0.71, size * 0.71, device=image.device)
     out = []
-    for theta in _angles(views, image.device).split(chunk):
+    for theta in torch.split(_angles(views, image.device), chunk):
         c, n = torch.cos(theta)[:, None, None], torch.sin(theta)[:, None, None]
         x = s[None, :, None] * c - t[None, None, :] * n
         y = s[None, :, None] * n + t[None, None, :] * c
@@ -111,7 +111,8 @@ def ramp(count: int, spacing_mm: float, device: torch.device) -> Tensor:
     odd = n % 2 == 1
     h = torch.where(odd, -1.0 / (math.pi * n.clamp(min=1) * spacing_mm) ** 2, torch.zeros_like(n))
     h[0] = 1.0 / (4.0 * spacing_mm**2)
-    return (torch.fft.rfft(h).real * spacing_mm).float()
+    spectrum: Tensor = torch.fft.rfft(h).real
+    return (spectrum * spacing_mm).float()
 
 
 def backproject_filtered(projection: Tensor, size: int, pixel_mm: float) -> Tensor:
@@ -163,4 +164,5 @@ def apply_kernel(image: Tensor, kernel: Kernel, pixel_mm: float) -> Tensor:
     """Apply H to images (..., row, column); periodic at the borders."""
     size = (image.shape[-2], image.shape[-1])
     response = kernel.response(radial_frequency(size, pixel_mm, image.device))
-    return torch.fft.irfft2(torch.fft.rfft2(image) * response, s=size)
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * response, s=size)
+    return filtered

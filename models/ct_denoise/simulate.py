@@ -50,7 +50,7 @@ class Scan:
     variance_limit: float = 4.0
 
 
-def _weights(line_integrals: Tensor, scan: Scan) -> Tensor:
+def relative_flux(line_integrals: Tensor, scan: Scan) -> Tensor:
     """N / N0 of each measurement, (batch, view, element)."""
     peak = line_integrals.amax(-1, keepdim=True)
     modulation = torch.exp(scan.modulation * (peak - peak.mean(1, keepdim=True)).clamp(-2.5, 2.5))
@@ -59,7 +59,8 @@ def _weights(line_integrals: Tensor, scan: Scan) -> Tensor:
     return modulation * torch.exp(-scan.bow_tie * s**2) * torch.exp(-line_integrals)
 
 
-def _variance(photons: Tensor, scan: Scan) -> Tensor:
+def measurement_variance(photons: Tensor, scan: Scan) -> Tensor:
+    """Variance of log-projections of ``photons`` at the detector, any shape."""
     n = photons.clamp(min=1.0)
     return (1.0 / n + (scan.electronic / n) ** 2).clamp(max=scan.variance_limit)
 
@@ -71,7 +72,7 @@ def _cross_talk(noise: Tensor, share: float) -> Tensor:
     return F.conv1d(noise.flatten(0, 1)[:, None], taps[None, None], padding=1)[:, 0].reshape(noise.shape)
 
 
-def _unit_noise(size: int, pixel_mm: float, kernel: Kernel, scan: Scan) -> float:
+def unit_noise(size: int, pixel_mm: float, kernel: Kernel, scan: Scan) -> float:
     """Noise at the centre [HU] for measurements of variance 1."""
     count = projection.detector_count(size)
     length = 1 << (2 * count - 1).bit_length()
@@ -84,7 +85,7 @@ def _unit_noise(size: int, pixel_mm: float, kernel: Kernel, scan: Scan) -> float
 
 def _centre_variance(weights: Tensor, flux: float, scan: Scan) -> float:
     middle = weights.shape[-1] // 2
-    return float(_variance(flux * weights[..., middle - 1 : middle + 2], scan).mean())
+    return float(measurement_variance(flux * weights[..., middle - 1 : middle + 2], scan).mean())
 
 
 def solve_flux(weights: Tensor, sigma_hu: float, unit_hu: float, scan: Scan) -> float:
@@ -100,9 +101,11 @@ def solve_flux(weights: Tensor, sigma_hu: float, unit_hu: float, scan: Scan) -> 
     return float(10.0**high)
 
 
-def raw_noise(variance: Tensor, size: int, pixel_mm: float, scan: Scan, generator: torch.Generator) -> Tensor:
-    """Noise images (batch, row, column) [HU] before any kernel, for measurement variances (batch, view, element)."""
-    white = torch.randn(variance.shape, generator=generator).to(variance.device)
+def raw_noise(variance: Tensor, size: int, pixel_mm: float, scan: Scan, white: Tensor) -> Tensor:
+    """Noise images (batch, row, column) [HU] before any kernel, for measurement variances (batch, view, element).
+
+    ``white``: normal numbers of the same shape.
+    """
     measured = _cross_talk(white * variance.sqrt(), scan.cross_talk)
     return projection.backproject_filtered(measured, size, pixel_mm) * (1000.0 / MU_WATER)
 
@@ -130,14 +133,14 @@ def insert_noise(
     """
     scan = scan or Scan()
     size = image_hu.shape[-1]
-    weights = _weights(line_integrals(image_hu, pixel_mm, scan), scan)
-    unit = _unit_noise(size, pixel_mm, kernel, scan)
-    variance = _variance(solve_flux(weights, sigma_hu, unit, scan) * weights, scan)
+    weights = relative_flux(line_integrals(image_hu, pixel_mm, scan), scan)
+    unit = unit_noise(size, pixel_mm, kernel, scan)
+    variance = measurement_variance(solve_flux(weights, sigma_hu, unit, scan) * weights, scan)
     if own_sigma_hu > 0.0:
-        own = _variance(solve_flux(weights, own_sigma_hu, unit, scan) * weights, scan)
+        own = measurement_variance(solve_flux(weights, own_sigma_hu, unit, scan) * weights, scan)
         variance = (variance - own).clamp(min=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    return projection.apply_kernel(raw_noise(variance, size, pixel_mm, scan, generator), kernel, pixel_mm)
+    white = torch.randn(variance.shape, generator=torch.Generator().manual_seed(seed)).to(variance.device)
+    return projection.apply_kernel(raw_noise(variance, size, pixel_mm, scan, white), kernel, pixel_mm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +170,9 @@ def simulate_slice(seed: int, size: int = POOL_SIZE, device: torch.device | None
         cross_talk=draw.uniform(0.0, 0.2),
     )
     clean = clean_image(seed, size, pixel_mm, device)
-    weights = _weights(line_integrals(clean[None], pixel_mm, scan), scan)
-    unit = _unit_noise(size, pixel_mm, KERNELS["std"], scan)
-    variance = _variance(solve_flux(weights, sigma, unit, scan) * weights, scan)
-    noise = raw_noise(variance.expand(REALISATIONS, -1, -1), size, pixel_mm, scan, draw.generator)
+    weights = relative_flux(line_integrals(clean[None], pixel_mm, scan), scan)
+    unit = unit_noise(size, pixel_mm, KERNELS["std"], scan)
+    variance = measurement_variance(solve_flux(weights, sigma, unit, scan) * weights, scan)
+    white = torch.randn((REALISATIONS, *variance.shape[1:]), generator=draw.generator).to(device)
+    noise = raw_noise(variance.expand(REALISATIONS, -1, -1), size, pixel_mm, scan, white)
     return Slice(clean=clean, noise=noise, pixel_mm=pixel_mm, sigma_hu=sigma)
