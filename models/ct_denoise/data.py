@@ -35,6 +35,16 @@ class Patches:
     insert: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """What the patches are made of, beyond the slices of the pool."""
+
+    #: Share of the patches whose contrasts are pressed together, so that edges of every shape are faint.
+    faint: float = 0.0
+    #: Share of the inserts that are large and strong enough to be seen in the noise.
+    visible: float = 0.0
+
+
 def draw_kernel(draw: Draw) -> Kernel:
     """A random kernel of a random family, its frequency axis and edge boost varied by up to a quarter."""
     kernel = KERNELS[("soft", "std", "sharp")[min(int(draw.uniform(0, 3)), 2)]]
@@ -78,14 +88,12 @@ class Pool:
     @classmethod
     def make(cls, count: int, first_seed: int, device: torch.device, file: Path | None = None) -> Pool:
         """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them."""
-        key = json.dumps({"count": count, "first_seed": first_seed, "size": POOL_SIZE, "version": 1})
-        if file is not None and file.exists():
-            stored = load_file(file)
-            if bytes(stored["key"].tolist()).decode() == key:
-                pixel_mm, sigma_hu = stored["pixel_mm"].tolist(), stored["sigma_hu"].tolist()
-                return cls(stored["clean"].to(device), stored["noise"].to(device), pixel_mm, sigma_hu)
+        key = {"first_seed": first_seed, "size": POOL_SIZE, "version": 1}
+        kept = cls._read(file, key, device) if file is not None and file.exists() else None
+        if kept is not None and len(kept) >= count:
+            return cls(kept.clean[:count], kept.noise[:count], kept.pixel_mm[:count], kept.sigma_hu[:count])
         slices = []
-        for index in range(count):
+        for index in range(0 if kept is None else len(kept), count):
             item = simulate_slice(first_seed + index, device=device)
             clean = (item.clean / CLEAN_STEP).round().clamp(-32768, 32767).to(torch.int16)
             slices.append((clean, item.noise.half(), item.pixel_mm, item.sigma_hu))
@@ -93,13 +101,33 @@ class Pool:
                 print(f"simulated {index + 1} of {count} slices", flush=True)
         clean, noise, pixel_mm, sigma_hu = zip(*slices, strict=True)
         pool = cls(torch.stack(clean), torch.stack(noise), list(pixel_mm), list(sigma_hu))
+        pool = pool if kept is None else kept._with(pool)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            values = {"clean": pool.clean.cpu(), "noise": pool.noise.cpu()}
-            numbers = {"pixel_mm": pool.pixel_mm, "sigma_hu": pool.sigma_hu}
-            values |= {name: torch.tensor(part, dtype=torch.float64) for name, part in numbers.items()}
-            save_file(values | {"key": torch.tensor(list(key.encode()), dtype=torch.uint8)}, file)
+            pool._write(file, key)
         return pool
+
+    def _with(self, other: Pool) -> Pool:
+        clean, noise = torch.cat((self.clean, other.clean)), torch.cat((self.noise, other.noise))
+        return Pool(clean, noise, self.pixel_mm + other.pixel_mm, self.sigma_hu + other.sigma_hu)
+
+    @classmethod
+    def _read(cls, file: Path, key: dict[str, int], device: torch.device) -> Pool | None:
+        """The pool in ``file``, None where it is another one."""
+        stored = load_file(file)
+        found = json.loads(bytes(stored["key"].tolist()))
+        if {name: found.get(name) for name in key} != key:
+            return None
+        pixel_mm, sigma_hu = stored["pixel_mm"].tolist(), stored["sigma_hu"].tolist()
+        return cls(stored["clean"].to(device), stored["noise"].to(device), pixel_mm, sigma_hu)
+
+    def _write(self, file: Path, key: dict[str, int]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = {"clean": self.clean.cpu(), "noise": self.noise.cpu()}
+        numbers = {"pixel_mm": self.pixel_mm, "sigma_hu": self.sigma_hu}
+        values |= {name: torch.tensor(part, dtype=torch.float64) for name, part in numbers.items()}
+        values["key"] = torch.tensor(list(json.dumps(key).encode()), dtype=torch.uint8)
+        save_file(values, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
 
 
 def _insert(draw: Draw, size: int, pixel_mm: float) -> Tensor:
@@ -113,13 +141,35 @@ def _insert(draw: Draw, size: int, pixel_mm: float) -> Tensor:
     return height * torch.sigmoid((radius - distance) * 3.0 / max(pixel_mm, 0.5))
 
 
+def _visible_insert(draw: Draw, size: int, pixel_mm: float, sigma_hu: float) -> Tensor:
+    """An ellipse of 5 to 36 mm that stands out of the noise ``sigma_hu``: (row, column) [HU]."""
+    axis = torch.arange(size, dtype=torch.float32) * pixel_mm
+    span = size * pixel_mm
+    x, y, angle = draw.uniform(0.1, 0.9) * span, draw.uniform(0.1, 0.9) * span, draw.uniform(0.0, math.pi)
+    radius, aspect = draw.log_uniform(2.5, 18.0), draw.log_uniform(1.0, 2.0)
+    c, s = math.cos(angle), math.sin(angle)
+    dx, dy = axis[None, :] - x, axis[:, None] - y
+    distance = torch.sqrt(((dx * c + dy * s) / aspect) ** 2 + ((-dx * s + dy * c) * aspect) ** 2)
+    height = min(max(draw.log_uniform(0.7, 4.0) * sigma_hu, 5.0), 100.0) * (1.0 if draw.chance(0.5) else -1.0)
+    return height * torch.sigmoid((radius - distance) * 3.0 / max(pixel_mm, 0.5))
+
+
+def _press(clean: Tensor, draw: Draw) -> Tensor:
+    """``clean`` with its contrasts pressed together round a soft tissue's HU."""
+    middle, share = draw.uniform(-20.0, 80.0), draw.log_uniform(0.04, 0.5)
+    return middle + share * (clean.clamp(-200.0, 400.0) - middle)
+
+
 def _augment(stack: Tensor, draw: Draw) -> Tensor:
     stack = torch.rot90(stack, int(draw.uniform(0, 4)), (-2, -1))
     return stack.flip(-1) if draw.chance(0.5) else stack
 
 
-def draw_patches(pool: Pool, seed: int, slices: int, per_slice: int, size: int) -> Patches:
+def draw_patches(
+    pool: Pool, seed: int, slices: int, per_slice: int, size: int, drawing: Drawing | None = None
+) -> Patches:
     """The batch of step ``seed``: ``slices`` x ``per_slice`` patches; the same for the same pool and seed."""
+    drawing = drawing or Drawing()
     draw = Draw(seed, 1, 1.0, torch.device("cpu"))
     device = pool.clean.device
     cleans, firsts, seconds, inserts = [], [], [], []
@@ -136,13 +186,17 @@ def draw_patches(pool: Pool, seed: int, slices: int, per_slice: int, size: int) 
             if draw.chance(0.5):  # noise of another place, so that place and noise are not learned together
                 row, column = (int(draw.uniform(0, room)) for _ in range(2))
             parts = noise[:, row : row + size, column : column + size]
+            if drawing.faint and draw.chance(drawing.faint):
+                part = _press(part, draw)
             both = _augment(torch.cat((part[None], parts)), draw)
             if clipped:  # scanners store nothing below -1024
                 both = torch.cat((both[:1], (both[:1] + both[1:]).clamp(min=-1024.0) - both[:1]))
             cleans.append(both[0])
             firsts.append(both[1])
             seconds.append(both[2])
-            inserts.append(_insert(draw, size, item.pixel_mm).to(device))
+            visible = bool(drawing.visible) and draw.chance(drawing.visible)
+            made = _visible_insert(draw, size, item.pixel_mm, sigma) if visible else _insert(draw, size, item.pixel_mm)
+            inserts.append(made.to(device))
     clean, first, second, insert = (torch.stack(part)[:, None] for part in (cleans, firsts, seconds, inserts))
     return Patches(clean=clean, noise=(first, second), insert=insert)
 

@@ -13,14 +13,20 @@ from models.ct_denoise.noise import SOFT_TISSUE
 CHARBONNIER_EPSILON: Final = 0.05
 #: Weight of air in the pixel loss: its noise is clipped and nobody reads it.
 AIR_WEIGHT: Final = 0.3
+#: The window in which soft tissue is read, and PSNR is taken [HU].
+READ: Final = (-160.0, 240.0)
 #: Bins of the radial noise spectrum.
 SPECTRUM_BINS: Final = 16
 
 
-def charbonnier(error: Tensor, clean: Tensor) -> Tensor:
-    """Mean of sqrt(e^2 + eps^2) of ``error`` [sigma], air counted less; both (batch, 1, row, column)."""
-    weight = torch.where(clean > -900.0, 1.0, AIR_WEIGHT)
-    return (weight * torch.sqrt(error**2 + CHARBONNIER_EPSILON**2)).sum() / weight.sum()
+def charbonnier(error: Tensor, clean: Tensor, epsilon: float = CHARBONNIER_EPSILON, outside: float = 1.0) -> Tensor:
+    """Mean of sqrt(e^2 + eps^2) of ``error`` [sigma], air counted less; both (batch, 1, row, column).
+
+    ``outside``: weight of what lies outside the window in which soft tissue is read; air never counts more than that.
+    """
+    weight = torch.where((clean > READ[0]) & (clean < READ[1]), 1.0, outside)
+    weight = torch.where(clean > -900.0, weight, min(AIR_WEIGHT, outside))
+    return (weight * torch.sqrt(error**2 + epsilon**2)).sum() / weight.sum()
 
 
 def gradient_l1(error: Tensor, clean: Tensor) -> Tensor:

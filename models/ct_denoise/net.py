@@ -41,6 +41,10 @@ class Block(nn.Module):
         return out
 
 
+def _level(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width) for _ in range(blocks)))
+
+
 class DenoiseUNet(nn.Module):
     """Noise-conditioned residual U-Net on pixel-unshuffled slices.
 
@@ -49,17 +53,27 @@ class DenoiseUNet(nn.Module):
     other is the least-squares estimate.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 48, 64), blocks: int = 2) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 48, 64), blocks: int | Sequence[int] = 2) -> None:
         super().__init__()
         first, second, third = widths
+        each = (blocks,) * 3 if isinstance(blocks, int) else tuple(blocks)
         self.head = nn.Conv2d(4 * 4, first, 3, padding=1)
-        self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(blocks))) for w in widths)
+        self.encode = nn.ModuleList(_level(w, n) for w, n in zip(widths, each, strict=True))
         self.down = nn.ModuleList((nn.Conv2d(first, second, 2, 2), nn.Conv2d(second, third, 2, 2)))
         self.up = nn.ModuleList((nn.ConvTranspose2d(third, second, 2, 2), nn.ConvTranspose2d(second, first, 2, 2)))
-        self.decode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(blocks))) for w in (second, first))
+        self.decode = nn.ModuleList((_level(second, each[1]), _level(first, each[0])))
         self.tail = nn.Conv2d(first, 2 * 4, 3, padding=1)
         for parameter in self.tail.parameters():
             nn.init.zeros_(parameter)
+
+    def grow_from(self, smaller: DenoiseUNet) -> None:
+        """Take the weights of ``smaller``, a network of the same widths; what it lacks becomes an identity."""
+        known = smaller.state_dict()
+        for name, parameter in self.state_dict().items():
+            if name in known:
+                parameter.copy_(known[name])
+            elif ".second." in name:
+                parameter.zero_()
 
     @staticmethod
     def channels(image: Tensor, sigma: Tensor) -> Tensor:

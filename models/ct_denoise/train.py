@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,49 +19,112 @@ from torch import Tensor
 
 from models.ct_denoise import losses
 from models.ct_denoise.bundle import save
-from models.ct_denoise.data import Patches, Pool, draw_patches, true_sigma
+from models.ct_denoise.data import Drawing, Patches, Pool, draw_patches, true_sigma
 from models.ct_denoise.net import DenoiseUNet, build
 from models.ct_denoise.noise import noise_map
 from models.ct_denoise.simulate import EVALUATION_SEED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What a training run is."""
+class Phase:
+    """A stretch of training with its own optimiser, rate and loss; it starts from the averaged weights before it."""
 
     #: Optimiser steps.
-    steps: int = 7000
-    #: Simulated slices in the pool.
-    pool: int = 240
-    #: Slices per step, patches per slice, patch side [pixel].
+    steps: int
+    #: Simulated slices in the pool; a later phase keeps the slices of the one before and adds to them.
+    pool: int
+    #: Slices per step, patches per slice; of these patches the first ``paired`` bear the spectrum and insert terms.
     slices: int = 2
     per_slice: int = 2
-    patch: int = 128
+    paired: int = 4
     #: Peak learning rate of AdamW; one cosine after a warm-up.
     rate: float = 1.2e-3
     warm_up: int = 200
     #: Decay of the averaged weights, which are the ones shipped.
     average: float = 0.998
-    #: Arguments of the network.
-    widths: tuple[int, ...] = (32, 48, 64)
-    blocks: int = 2
-    #: Weights of the loss terms; the last two hold for the cautious estimate only.
-    gradient: float = 0.1
-    spectrum: float = 0.2
+    #: Residual blocks per level; blocks more than before start as identities.
+    blocks: tuple[int, int, int] = (2, 2, 2)
+    #: Weight of the least-squares estimate's loss, and where it turns from quadratic to linear [sigma].
+    least: float = 1.0
+    least_epsilon: float = losses.CHARBONNIER_EPSILON
+    #: Weight of pixels outside the reading window -160..240 HU in the loss of the least-squares estimate.
+    outside: float = 1.0
+    #: The cautious estimate's share of the noise.
+    target: float = 1.0
+    #: Weight of the insert term at the beginning and at the end, rising between these shares of the steps: once the
+    #: network can tell noise from structure, faint structure is what it still takes for noise.
     insert: float = 0.8
-    #: The insert term weighs this much at the end, rising between these shares of the steps: once the network can tell
-    #: noise from structure, faint structure is what it still takes for noise.
     insert_late: float = 1.6
     insert_rise: tuple[float, float] = (2500 / 7000, 0.5)
+    #: What the patches are made of.
+    drawing: Drawing = field(default_factory=Drawing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a training run is."""
+
+    phases: tuple[Phase, ...]
+    #: Patch side [pixel].
+    patch: int = 128
+    #: Channels per level of the network.
+    widths: tuple[int, int, int] = (32, 48, 64)
+    #: Weights of the loss terms of both estimates' gradients, and of the cautious estimate's spectrum.
+    gradient: float = 0.1
+    spectrum: float = 0.2
     #: The strength at which the spectrum term holds.
     strength: float = 0.6
     seed: int = 0
 
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
 
+    def place(self, step: int) -> tuple[int, int]:
+        """Number of the phase that holds ``step``, and the step within it."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.steps or number == len(self.phases) - 1:
+                return number, step
+            step -= phase.steps
+        raise ValueError("a configuration has at least one phase")
+
+    def arguments(self, number: int) -> dict[str, Any]:
+        """Arguments of the network of phase ``number``."""
+        return {"widths": list(self.widths), "blocks": list(self.phases[number].blocks)}
+
+
+#: The second phase: edges a human would see must be seen, faint ones of every shape are in the pictures, and the
+#: least-squares estimate is least squares where people look.
+_FAINT: Final = Phase(
+    steps=7000,
+    pool=600,
+    slices=3,
+    per_slice=2,
+    paired=3,
+    rate=8e-4,
+    warm_up=300,
+    average=0.999,
+    blocks=(2, 3, 4),
+    least=2.0,
+    least_epsilon=0.5,
+    outside=0.3,
+    target=0.75,
+    insert=1.2,
+    insert_late=1.2,
+    drawing=Drawing(faint=0.25, visible=0.5),
+)
 CONFIGS: Final = {
-    "cpu": Config(),
-    "gpu": Config(steps=40_000, pool=2000, slices=12, per_slice=2, rate=2e-3, average=0.9995),
-    "gpu-large": Config(steps=60_000, pool=3000, slices=16, widths=(64, 128, 256), blocks=4, rate=1e-3, average=0.9995),
+    "cpu": Config(phases=(Phase(steps=7000, pool=240), _FAINT)),
+    "gpu": Config(
+        phases=(replace(_FAINT, steps=40_000, pool=2000, slices=12, paired=12, rate=2e-3, average=0.9995),),
+    ),
+    "gpu-large": Config(
+        phases=(
+            replace(_FAINT, steps=60_000, pool=3000, slices=16, paired=16, rate=1e-3, average=0.9995, blocks=(4, 4, 4)),
+        ),
+        widths=(64, 128, 256),
+    ),
 }
 #: Steps between two validations, and between two checkpoints.
 VALIDATE_EVERY: Final = 500
@@ -70,50 +133,56 @@ CHECKPOINT_EVERY: Final = 250
 SIGMA_JITTER: Final = 0.15
 
 
-def _losses(net: DenoiseUNet, batch: Patches, config: Config, jitter: Tensor) -> dict[str, Tensor]:
-    first, second = batch.noise
-    count = len(first)
-    images = torch.cat((batch.clean + first, batch.clean + second, batch.clean + batch.insert + first))
+def _losses(net: DenoiseUNet, batch: Patches, config: Config, phase: Phase, jitter: Tensor) -> dict[str, Tensor]:
+    first, pairs = batch.noise[0], phase.paired
+    second, insert = batch.noise[1][:pairs], batch.insert[:pairs]
+    count, begin = len(first), len(first) + pairs  # images: all; the pairs with other noise; the pairs with an insert
+    clean = torch.cat((batch.clean, batch.clean[:pairs], batch.clean[:pairs] + insert))
+    noise = torch.cat((first, second, first[:pairs]))
+    images = clean + noise
     with torch.no_grad():
         sigma = noise_map(images) * jitter
-        scale = true_sigma(batch.noise).repeat(3, 1, 1, 1)
+        scale = true_sigma(batch.noise)
+        scale = torch.cat((scale, scale[:pairs], scale[:pairs]))
     with torch.autocast(images.device.type, torch.bfloat16):
         predicted = net(images.contiguous(memory_format=torch.channels_last), sigma).float()
-    clean = torch.cat((batch.clean, batch.clean, batch.clean + batch.insert))
-    error = (predicted - torch.cat((first, second, first))) / scale
-    cautious = predicted[:, :1]
-    given = (first - second)[:, 0]
-    left = given - config.strength * (cautious[:count] - cautious[count : 2 * count])[:, 0]
+    cautious, least = (predicted[:, :1] - phase.target * noise) / scale, (predicted[:, 1:] - noise) / scale
+    given = (first[:pairs] - second)[:, 0]
+    left = given - config.strength * (predicted[:pairs, :1] - predicted[count:begin, :1])[:, 0]
     return {
-        "least": losses.charbonnier(error[:, 1:], clean),
-        "least_gradient": losses.gradient_l1(error[:, 1:], clean),
-        "pixel": losses.charbonnier(error[:, :1], clean),
-        "gradient": losses.gradient_l1(error[:, :1], clean),
-        "spectrum": losses.spectrum_shape(given / scale[:count, 0], left / scale[:count, 0]),
-        "insert": losses.insert_loss(cautious[2 * count :] - cautious[:count], batch.insert),
+        "least": losses.charbonnier(least, clean, phase.least_epsilon, phase.outside),
+        "least_gradient": losses.gradient_l1(least, clean),
+        "pixel": losses.charbonnier(cautious, clean),
+        "gradient": losses.gradient_l1(cautious, clean),
+        "spectrum": losses.spectrum_shape(given / scale[:pairs, 0], left / scale[:pairs, 0]),
+        "insert": losses.insert_loss(predicted[begin:, :1] - predicted[:pairs, :1], insert),
     }
 
 
 def _total(parts: dict[str, Tensor], config: Config, step: int) -> Tensor:
-    begin, end = config.insert_rise
-    risen = min(1.0, max(0.0, (step / config.steps - begin) / (end - begin)))
-    insert = config.insert + risen * (config.insert_late - config.insert)
-    least = parts["least"] + config.gradient * parts["least_gradient"]
+    number, local = config.place(step)
+    phase = config.phases[number]
+    begin, end = phase.insert_rise
+    risen = min(1.0, max(0.0, (local / phase.steps - begin) / (end - begin)))
+    insert = phase.insert + risen * (phase.insert_late - phase.insert)
+    least = phase.least * parts["least"] + config.gradient * parts["least_gradient"]
     cautious = parts["pixel"] + config.gradient * parts["gradient"]
     return least + cautious + config.spectrum * parts["spectrum"] + insert * parts["insert"]
 
 
 def _rate(step: int, config: Config) -> float:
-    if step < config.warm_up:
-        return config.rate * (step + 1) / config.warm_up
-    phase = (step - config.warm_up) / max(1, config.steps - config.warm_up)
-    return config.rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
+    number, local = config.place(step)
+    phase = config.phases[number]
+    if local < phase.warm_up:
+        return phase.rate * (local + 1) / phase.warm_up
+    share = (local - phase.warm_up) / max(1, phase.steps - phase.warm_up)
+    return phase.rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
 
 
-def _jitter(seed: int, count: int, device: torch.device) -> Tensor:
+def _jitter(seed: int, count: int, pairs: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     factor = 1.0 + SIGMA_JITTER * (2.0 * torch.rand(count, generator=generator) - 1.0)
-    return factor.repeat(3)[:, None, None, None].to(device)
+    return torch.cat((factor, factor[:pairs], factor[:pairs]))[:, None, None, None].to(device)
 
 
 class Trainer:
@@ -123,29 +192,46 @@ class Trainer:
         self.config, self.device = config, device
         self.checkpoint = work / "checkpoint.pt"
         torch.manual_seed(config.seed)
-        arguments = {"widths": list(config.widths), "blocks": config.blocks}
-        self.net = build("denoise_unet", arguments).to(device, memory_format=torch.channels_last)
-        self.average = build("denoise_unet", arguments).to(device)
-        self.average.load_state_dict(self.net.state_dict())
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=1e-4)
+        self.average: DenoiseUNet | None = None
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
+        self._begin(0)
         if self.checkpoint.exists():
             self._restore()
+
+    def _begin(self, number: int) -> None:
+        """Build what phase ``number`` trains, from the averaged weights of the phase before it."""
+        arguments, before = self.config.arguments(number), self.average
+        self.phase = number
+        self.net = build("denoise_unet", arguments)
+        if before is not None:
+            self.net.grow_from(before)
+        self.net.to(self.device, memory_format=torch.channels_last)
+        self.average = build("denoise_unet", arguments).to(self.device)
+        self.average.load_state_dict(self.net.state_dict())
+        rate = self.config.phases[number].rate
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=rate, weight_decay=1e-4)
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         if state["config"] != json.dumps(asdict(self.config)):
             raise SystemExit(f"{self.checkpoint} belongs to another configuration; remove it or use another --work")
+        self._begin(state["phase"])
         self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
+        self.averaged.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
+    @property
+    def averaged(self) -> DenoiseUNet:
+        """The network that is shipped."""
+        assert self.average is not None
+        return self.average
+
     def keep(self) -> None:
         """Write the checkpoint so that a kill at any moment leaves the old or the new one whole."""
-        state: dict[str, Any] = {"net": self.net.state_dict(), "average": self.average.state_dict()}
+        state: dict[str, Any] = {"net": self.net.state_dict(), "average": self.averaged.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "seconds": self.seconds}
-        state |= {"history": self.history, "config": json.dumps(asdict(self.config))}
+        state |= {"phase": self.phase, "history": self.history, "config": json.dumps(asdict(self.config))}
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, self.checkpoint.with_suffix(".new"))
         self.checkpoint.with_suffix(".new").replace(self.checkpoint)
@@ -153,29 +239,34 @@ class Trainer:
     def advance(self, pool: Pool) -> dict[str, float]:
         """One optimiser step; returns the parts of the loss."""
         config, seed = self.config, self.config.seed * 10_000_000 + self.step
+        number, local = config.place(self.step)
+        if number != self.phase:
+            self._begin(number)
+        phase = config.phases[number]
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(self.step, config)
-        batch = draw_patches(pool, seed, config.slices, config.per_slice, config.patch)
-        parts = _losses(self.net, batch, config, _jitter(seed, config.slices * config.per_slice, self.device))
+        batch = draw_patches(pool, seed, phase.slices, phase.per_slice, config.patch, phase.drawing)
+        jitter = _jitter(seed, phase.slices * phase.per_slice, phase.paired, self.device)
+        parts = _losses(self.net, batch, config, phase, jitter)
         self.optimiser.zero_grad(set_to_none=True)
         _total(parts, config, self.step).backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimiser.step()
-        decay = min(config.average, (self.step + 1) / (self.step + 10))
+        decay = min(phase.average, (local + 1) / (local + 10))
         with torch.no_grad():
-            for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
+            for kept, new in zip(self.averaged.parameters(), self.net.parameters(), strict=True):
                 kept.lerp_(new, 1.0 - decay)
         self.step += 1
         return {name: value.detach() for name, value in parts.items()}  # type: ignore[misc]
 
     @torch.no_grad()
     def validate(self, pool: Pool) -> dict[str, float]:
-        """The loss parts of the averaged network on held-out slices, always the same patches."""
+        """The loss parts of the averaged network on held-out slices, always the same patches within a phase."""
         sums: dict[str, float] = {}
-        batches = 12
+        phase, batches = replace(self.config.phases[self.phase], paired=4), 12
         for index in range(batches):
-            batch = draw_patches(pool, EVALUATION_SEED + index, 2, 2, self.config.patch)
-            parts = _losses(self.average, batch, self.config, torch.ones(12, 1, 1, 1, device=self.device))
+            batch = draw_patches(pool, EVALUATION_SEED + index, 2, 2, self.config.patch, phase.drawing)
+            parts = _losses(self.averaged, batch, self.config, phase, torch.ones(12, 1, 1, 1, device=self.device))
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / batches
         return sums
@@ -183,12 +274,15 @@ class Trainer:
 
 def train(config: Config, work: Path, out: Path, device: torch.device, limit_s: float) -> None:
     """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
-    pool = Pool.make(config.pool, config.seed * 100_000, device, work / "pool.safetensors")
-    held_out = Pool.make(12, EVALUATION_SEED, device)
     trainer = Trainer(config, work, device)
+    first_seed = config.seed * 100_000
     begun = mark = time.monotonic()
+    pool, held_out = None, Pool.make(12, EVALUATION_SEED, device)
     running: dict[str, Any] = {}
     while trainer.step < config.steps and time.monotonic() - begun < limit_s:
+        wanted = config.phases[config.place(trainer.step)[0]].pool
+        if pool is None or len(pool) != wanted:
+            pool = Pool.make(wanted, first_seed, device, work / "pool.safetensors")
         parts = trainer.advance(pool)
         running = {name: running.get(name, value) * 0.98 + value * 0.02 for name, value in parts.items()}
         now = time.monotonic()
@@ -221,8 +315,7 @@ def export(trainer: Trainer, out: Path) -> None:
         "held_out": trainer.history,
     }
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    arguments = {"widths": list(config.widths), "blocks": config.blocks}
-    save(trainer.average, out, "denoise_unet", arguments)
+    save(trainer.averaged, out, "denoise_unet", config.arguments(trainer.phase))
     print(f"wrote {out / 'weights.safetensors'}")
 
 

@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from models.ct_denoise import baselines, bench, evaluate, losses, metrics, net, noise, simulate, train
-from models.ct_denoise.data import Pool
+from models.ct_denoise.data import Drawing, Pool
 from models.ct_denoise.projection import KERNELS
 
 CPU = torch.device("cpu")
-TINY = train.Config(
-    steps=120, pool=3, slices=1, per_slice=2, patch=64, warm_up=10, rate=2e-3, widths=(8, 8, 8), blocks=1
-)
+FIRST = train.Phase(steps=120, pool=3, slices=1, paired=2, warm_up=10, rate=2e-3, blocks=(1, 1, 1))
+TINY = train.Config(phases=(FIRST,), patch=64, widths=(8, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +49,40 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pool, tmp_path):
     whole = trained(pool, tmp_path / "whole", 8)
     trained(pool, tmp_path / "parts", 4).keep()
     resumed = trained(pool, tmp_path / "parts", 8)
-    for one, other in zip(whole.average.parameters(), resumed.average.parameters(), strict=True):
+    for one, other in zip(whole.averaged.parameters(), resumed.averaged.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(pool, tmp_path):
     trained(pool, tmp_path, 1).keep()
     with pytest.raises(SystemExit, match="another configuration"):
-        train.Trainer(replace(TINY, insert=0.0), tmp_path, CPU)
+        train.Trainer(replace(TINY, gradient=0.0), tmp_path, CPU)
+
+
+def test_a_second_phase_starts_from_the_averaged_weights_with_new_blocks_as_identities(pool, tmp_path):
+    second = replace(
+        FIRST, steps=5, paired=1, blocks=(1, 2, 3), least_epsilon=0.5, drawing=Drawing(faint=0.5, visible=0.5)
+    )
+    config = replace(TINY, phases=(replace(FIRST, steps=3), second))
+    before = trained(pool, tmp_path / "one", 3, config).averaged
+    after = net.build("denoise_unet", config.arguments(1))
+    after.grow_from(before)
+    image, sigma = 20.0 * torch.randn(1, 1, 32, 32), torch.full((1, 1, 32, 32), 20.0)
+    with torch.inference_mode():
+        assert torch.allclose(after(image, sigma), before(image, sigma), atol=1e-5)
+    whole = trained(pool, tmp_path / "whole", 8, config)
+    trained(pool, tmp_path / "parts", 5, config).keep()
+    resumed = trained(pool, tmp_path / "parts", 8, config)
+    assert whole.net.state_dict().keys() == after.state_dict().keys()
+    for one, other in zip(whole.averaged.parameters(), resumed.averaged.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_faint_patches_and_visible_inserts_are_drawn_only_where_asked(pool):
+    plain, asked = (train.draw_patches(pool, 7, 2, 2, 64, d) for d in (Drawing(), Drawing(faint=1.0, visible=1.0)))
+    assert float(asked.clean.amax() - asked.clean.amin()) <= 300.0 < float(plain.clean.amax() - plain.clean.amin())
+    peaks = asked.insert.abs().amax((1, 2, 3))
+    assert float(peaks.max()) <= 100.0 and not torch.equal(plain.insert, asked.insert)
 
 
 def test_an_untrained_network_removes_nothing():
@@ -113,6 +138,9 @@ def test_the_pixel_term_grows_with_the_error_and_counts_air_less():
     half_air[..., :4] = -1000.0
     assert float(losses.charbonnier(error, tissue)) == pytest.approx(1.5, abs=0.01)
     assert float(losses.charbonnier(error, half_air)) < 1.3
+    bone = torch.where(half_air < -900.0, 900.0, half_air)
+    assert float(losses.charbonnier(error, bone)) == pytest.approx(1.5, abs=0.01)
+    assert float(losses.charbonnier(error, bone, outside=0.3)) < 1.3
 
 
 def test_the_gradient_term_ignores_bone_and_counts_soft_tissue():
