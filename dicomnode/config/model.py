@@ -1,7 +1,6 @@
-"""One YAML file becomes one checked, frozen `Config`; every problem is reported at once, with its path.
+"""What may be configured: every field has a default that is safe on a hospital network.
 
-Sizes are megabytes (10^6 bytes), times are seconds. Every field has a default that is safe on a hospital network; the
-annotated example is ``deploy/node.yaml``.
+Sizes are megabytes (10^6 bytes), times are seconds.
 """
 
 from __future__ import annotations
@@ -9,27 +8,23 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import types
 import typing
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from dicomnode.dicom import digest
 from dicomnode.domain import Band, Flavour, ObjectKind
-from dicomnode.errors import ConfigError
 
 
 def _ae_title(value: str) -> str:
@@ -301,6 +296,12 @@ class Retention(_Model):
     quarantine_days: float = Field(90, ge=0)
 
 
+def near(name: str, known: typing.Iterable[str]) -> str:
+    """Return a suggestion for a misspelt name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 class Config(_Model):
     """The whole configuration."""
 
@@ -321,10 +322,10 @@ class Config(_Model):
             wrong += [f"{place}: {name!r} appears twice" for name in sorted(set(names)) if names.count(name) > 1]
         for rule in self.rules:
             if rule.pipeline not in self.pipelines:
-                near = _near(rule.pipeline, self.pipelines)
-                wrong.append(f"rules.{rule.name}.pipeline: {rule.pipeline!r} is not under pipelines{near}")
+                hint = near(rule.pipeline, self.pipelines)
+                wrong.append(f"rules.{rule.name}.pipeline: {rule.pipeline!r} is not under pipelines{hint}")
             wrong += [
-                f"rules.{rule.name}.send_to: {name!r} is not under destinations{_near(name, self.destinations)}"
+                f"rules.{rule.name}.send_to: {name!r} is not under destinations{near(name, self.destinations)}"
                 for name in rule.send_to
                 if name not in self.destinations
             ]
@@ -340,71 +341,3 @@ class Config(_Model):
         """Digest of everything in the configuration that can change a job's result."""
         pipeline = self.pipelines[rule.pipeline]
         return digest(pipeline.class_, json.dumps({**pipeline.options, **rule.options}, sort_keys=True, default=str))
-
-
-def _near(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Known keys of the model at a pydantic error location, for a spelling suggestion."""
-    here: Any = Config
-    for step in location:
-        while typing.get_origin(here) in (types.UnionType, typing.Union, Annotated):
-            parts = [part for part in typing.get_args(here) if part is not type(None)]
-            here = parts[0]
-        origin = typing.get_origin(here)
-        if origin in (list, dict):
-            here = typing.get_args(here)[-1]
-        elif isinstance(here, type) and issubclass(here, BaseModel):
-            found = next((f for name, f in here.model_fields.items() if step in (name, f.alias)), None)
-            if found is None:
-                return []
-            here = found.annotation
-    while typing.get_origin(here) in (types.UnionType, typing.Union, Annotated):
-        here = next(part for part in typing.get_args(here) if part is not type(None))
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        return [field.alias or name for name, field in here.model_fields.items()]
-    return []
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        path = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            *parents, key = problem["loc"]
-            lines.append(f"{path}: unknown key{_near(str(key), _fields_at(tuple(parents)))}")
-        elif not path:
-            lines += problem["msg"].removeprefix("Value error, ").splitlines()
-        else:
-            seen = "" if problem["type"] == "missing" else f" (is {problem['input']!r})"
-            lines.append(f"{path}: {problem['msg'].removeprefix('Value error, ')}{seen}")
-    return lines
-
-
-def parse(text: str, *, name: str = "configuration") -> Config:
-    """Check YAML text and return the `Config`; raise `ConfigError` that lists every problem."""
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not YAML: {error}") from error
-    if raw is not None and not isinstance(raw, dict):
-        raise ConfigError(
-            f"{name}: the top level must be keys such as node, receive, rules; it is {type(raw).__name__}"
-        )
-    try:
-        return Config.model_validate(raw or {})
-    except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in _explain(error))
-        raise ConfigError(f"{name} has problems:\n{problems}") from error
-
-
-def load(path: Path) -> Config:
-    """Read and check a configuration file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    return parse(text, name=str(path))

@@ -1,0 +1,34 @@
+"""The configuration: one YAML file, safe-loaded, checked at once. The annotated example is ``deploy/node.yaml``."""
+
+from __future__ import annotations
+
+from dicomnode.config.model import (
+    Assemble,
+    Condition,
+    Config,
+    Destination,
+    Execute,
+    PipelineSettings,
+    Query,
+    Receive,
+    Retention,
+    Rule,
+    Source,
+)
+from dicomnode.config.reading import load, parse
+
+__all__ = [
+    "Assemble",
+    "Condition",
+    "Config",
+    "Destination",
+    "Execute",
+    "PipelineSettings",
+    "Query",
+    "Receive",
+    "Retention",
+    "Rule",
+    "Source",
+    "load",
+    "parse",
+]
