@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -108,3 +109,10 @@ def not_evaluated(images: dn.ImageSeries) -> dn.Result:
     """Looked at, and nothing can be said."""
     reason = "streaks of metal in 9 of 28 planes"
     return dn.Result(findings=(dn.Finding(code=HEMORRHAGE, presence=dn.Presence.UNDETERMINED, reason=reason),))
+
+
+def outside_the_gate(images: dn.ImageSeries) -> dn.Result:
+    """A positive result that no report can say: a measurement without a code value."""
+    fine = bleeding(images)
+    nameless = dn.Measurement(name=dn.Code("", "SCT", "Volume"), value=1.0, unit=dn.ML, segment=IPH.key)
+    return replace(fine, measurements=(nameless,))

@@ -9,8 +9,13 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomnode.domain import Flavour, ObjectKind
+from dicomnode.encode.gate import check_objects
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.image import encode_images
+from dicomnode.encode.keys import encode_key_images
+from dicomnode.encode.marks import encode_marks
+from dicomnode.encode.report import encode_reports
+from dicomnode.encode.seg import encode_segmentation
 from dicomnode.encode.source import Source
 from dicomnode.pipeline import Result
 
@@ -66,6 +71,18 @@ def encode_result(
     """
     if ObjectKind.IMAGE in kinds:
         yield from _images(source, result, context)
+    if not result.reported:
+        return
+    shared = list(_shared(source, result, context, kinds))
+    flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])] if result.segmentations else [Flavour.ANY]
+    for flavour in flavours:
+        variant = replace(context, variant=flavour.value) if flavour is Flavour.LABELMAP else context
+        made = [*_referring(source, result, variant, kinds, flavour, replaces), *shared]
+        if ObjectKind.KEY_IMAGES in kinds:
+            made += _key_images(source, result, variant, flavour, made)
+        check_objects([one.dataset for one in made], source, result)
+        yield from made
+        shared = []
 
 
 def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:
@@ -73,4 +90,50 @@ def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[
     for number, image in enumerate(result.images):
         numbered = replace(context, series_number=context.series_number + number)
         for index, dataset in enumerate(encode_images(source, Result(images=(image,)), numbered)):
+            if index == 0:
+                check_objects([dataset], source, result)  # the module tables say the same of every plane
             yield Encoded(dataset=dataset, role=image.role, index=index, kind=ObjectKind.IMAGE)
+
+
+def _shared(source: Source, result: Result, context: EncodeContext, kinds: Collection[ObjectKind]) -> Iterator[Encoded]:
+    """What refers to the source alone and is the same for every destination: the summary page and the marks."""
+    first = context.series_number
+    if ObjectKind.MARKS in kinds:
+        marks = encode_marks(source, result, context, series_number=first + _SERIES[ObjectKind.MARKS])
+        if marks is not None:
+            yield Encoded(dataset=marks, role="marks", index=0, kind=ObjectKind.MARKS)
+
+
+def _referring(
+    source: Source,
+    result: Result,
+    context: EncodeContext,
+    kinds: Collection[ObjectKind],
+    flavour: Flavour,
+    replaces: Sequence[Document],
+) -> Iterator[Encoded]:
+    """Segmentations in one flavour, then the reports that refer to them."""
+    first = context.series_number + (_LABELMAP_SERIES if flavour is Flavour.LABELMAP else 0)
+    segs: dict[str, Dataset] = {}
+    if {ObjectKind.SEGMENTATION, ObjectKind.REPORT} & set(kinds):
+        for number, segmentation in enumerate(result.segmentations, first + _SERIES[ObjectKind.SEGMENTATION]):
+            label_map = flavour is Flavour.LABELMAP
+            seg = encode_segmentation(source, segmentation, context, series_number=number, labelmap=label_map)
+            segs[segmentation.role] = seg
+            yield Encoded(dataset=seg, role=segmentation.role, index=0, kind=ObjectKind.SEGMENTATION, flavour=flavour)
+    if ObjectKind.REPORT in kinds:
+        number = first + _SERIES[ObjectKind.REPORT]
+        for role, report in encode_reports(source, result, context, series_number=number, segs=segs, replaces=replaces):
+            yield Encoded(dataset=report, role=role, index=0, kind=ObjectKind.REPORT, flavour=flavour)
+
+
+def _key_images(
+    source: Source, result: Result, context: EncodeContext, flavour: Flavour, made: Sequence[Encoded]
+) -> Iterator[Encoded]:
+    number = context.series_number + _SERIES[ObjectKind.KEY_IMAGES]
+    if flavour is Flavour.LABELMAP:
+        number += _LABELMAP_SERIES
+    pointed = [one.dataset for one in made if one.kind in (ObjectKind.SEGMENTATION, ObjectKind.REPORT)]
+    keys = encode_key_images(source, result, context, series_number=number, objects=pointed)
+    if keys is not None:
+        yield Encoded(dataset=keys, role="key-images", index=0, kind=ObjectKind.KEY_IMAGES, flavour=flavour)
