@@ -18,12 +18,14 @@ from typing import Final
 import numpy as np
 import yaml
 from PIL import Image
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicomnode import config
-from dicomnode.cli import phantom
+from dicomnode.cli import simulated
 from dicomnode.cli.common import Commands, command, err, out
-from dicomnode.cli.pacs import StandInPACS, in_plane_order
+from dicomnode.cli.jobs import in_words
+from dicomnode.cli.pacs import StandInPACS, in_plane_order, read_in_plane_order
 from dicomnode.cli.route import print_verdicts
 from dicomnode.config import Config, Destination
 from dicomnode.dispatch import send_files
@@ -41,29 +43,34 @@ def add(commands: Commands) -> None:
         commands, "demo", "run node, PACS stand-in and simulated scanner on this machine and show what happens",
         """
         dicomnode demo
-        dicomnode demo --dir my-demo --slices 40
+        dicomnode demo --dir my-demo
         """, _demo,
     )  # fmt: skip
     sub.add_argument("--dir", type=Path, default=Path(".demo"), help="where everything is written (default: .demo)")
-    sub.add_argument("--slices", type=int, default=24, help="slices of the simulated head CT (default: 24)")
-    sub.add_argument("--timeout", type=float, default=240, help="give up after so many seconds (default: 240)")
+    sub.add_argument("--timeout", type=float, default=300, help="give up after so many seconds (default: 300)")
 
 
 def _settings(folder: Path, node_port: int, pacs_port: int) -> dict[str, object]:
     pacs = {"ae_title": "DEMOPACS", "host": "127.0.0.1", "port": pacs_port}
+    head = {"Modality": "CT", "StudyDescription": {"matches": "(?i)head"}, "series.slices": {"min": 3}}
     return {
         "node": {"ae_title": "DICOMNODE", "data": str(folder / "node"), "log": {"style": "text"}},
         "receive": {"address": "127.0.0.1", "port": node_port, "refuse_below_mb": 200, "accept_above_mb": 250},
         "sources": [{"ae_title": _MODALITY, "addresses": ["127.0.0.1"], "query": pacs}],
         "rules": [
+            {"name": "head CT, denoise", "when": head, "pipeline": "ct_denoise", "send_to": ["PACS"]},
             {
-                "name": "head CT, denoise",
-                "when": {"Modality": "CT", "StudyDescription": {"matches": "(?i)head"}, "series.slices": {"min": 3}},
-                "pipeline": "ct_denoise",
+                "name": "head CT, hemorrhage",
+                "when": {**head, "ContrastBolusAgent": "absent"},
+                "pipeline": "hemorrhage",
                 "send_to": ["PACS"],
+                "priority": "urgent",
             },
         ],
-        "pipelines": {"ct_denoise": {"class": "pipelines.ct_denoise:CTDenoising"}},
+        "pipelines": {
+            "ct_denoise": {"class": "pipelines.ct_denoise:CTDenoising"},
+            "hemorrhage": {"class": "pipelines.hemorrhage:HemorrhageDetection"},
+        },
         "destinations": {"PACS": pacs},
     }
 
@@ -96,10 +103,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "sent").mkdir(parents=True)
     now = datetime.now(UTC)
-    head = list(phantom.head_ct(now, slices=arguments.slices))
-    localizer = list(phantom.unwanted(now, head[0].StudyInstanceUID))
+    err.print("simulating two heads, one with blood (some seconds) ...")
+    heads = [
+        list(simulated.head_ct(now, simulated.head(bleeds=bleeds), patient_id=patient_id, name=name))
+        for bleeds, patient_id, name in ((True, "DEMO-1", "Demo^One"), (False, "DEMO-2", "Demo^Two"))
+    ]
+    localizer = list(simulated.unwanted(now, heads[0][0].StudyInstanceUID))
     paths = []
-    for number, dataset in enumerate([*head, *localizer]):
+    for number, dataset in enumerate([*heads[0], *heads[1], *localizer]):
         paths.append(folder / "sent" / f"{number:03d}.dcm")
         dataset.save_as(paths[-1], enforce_file_format=True)
     with StandInPACS(folder / "pacs") as pacs:
@@ -107,20 +118,21 @@ def _demo(arguments: argparse.Namespace) -> int:
         settings = _settings(folder, port, pacs.port)
         (folder / "node.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         loaded = config.load(folder / "node.yaml")
-        for dataset in head:
+        for dataset in (*heads[0], *heads[1]):
             pacs.add(dataset)
         out.print(f"1. A node, a PACS stand-in and a scanner on this machine; everything is in {folder}")
+        uids = [str(head[0].SeriesInstanceUID) for head in heads]
         with _node(folder) as process:
             _send(process, Destination(ae_title="DICOMNODE", host="127.0.0.1", port=port), paths, arguments.timeout)
             database = open_database(loaded.node.database, loaded.node.data)
-            ok = _wait(process, database, head[0].SeriesInstanceUID, arguments.timeout)
-            _story(loaded, database, [head[0].SeriesInstanceUID, localizer[0].SeriesInstanceUID])
+            ok = _wait(process, database, uids, arguments.timeout)
+            _story(loaded, database, [*uids, str(localizer[0].SeriesInstanceUID)])
             database.close()
         received = pacs.received()
     if not ok or not received:
-        err.print(f"the result did not arrive; see {folder / 'node.log'}")
+        err.print(f"the results did not all arrive; see {folder / 'node.log'}")
         return 3
-    return _show(folder, head, received)
+    return _show(folder, heads, received)
 
 
 def _send(process: subprocess.Popen[bytes], node: Destination, paths: list[Path], timeout_s: float) -> None:
@@ -136,19 +148,20 @@ def _send(process: subprocess.Popen[bytes], node: Destination, paths: list[Path]
               + ", ".join(f"{number} {what}" for what, number in taken.items()))  # fmt: skip
 
 
-def _wait(process: subprocess.Popen[bytes], database: Database, series_uid: str, timeout_s: float) -> bool:
+def _wait(process: subprocess.Popen[bytes], database: Database, uids: list[str], timeout_s: float) -> bool:
+    """Until every job of these series ended; whether all of them were delivered."""
     deadline = time.monotonic() + timeout_s
-    shown = ""
+    shown: dict[int, str] = {}
     while time.monotonic() < deadline and process.poll() is None:
         with database.read() as connection:
-            found = jobs.of_series(connection, series_uid)
-        if found:
-            phase = f"{found[-1].state} {found[-1].phase if found[-1].state is JobState.RUNNING else ''}".strip()
-            if phase != shown:
-                err.print(f"   job {found[-1].id}: {phase}")
-                shown = phase
-            if found[-1].state in _DONE:
-                return found[-1].state is JobState.CLOSED
+            found = [jobs.of_series(connection, uid) for uid in uids]
+        for job in [one for of_one in found for one in of_one]:
+            phase = f"{job.pipeline} {job.state} {job.phase if job.state is JobState.RUNNING else ''}".strip()
+            if phase != shown.get(job.id):
+                err.print(f"   job {job.id}: {phase}")
+                shown[job.id] = phase
+        if all(of_one and all(job.state in _DONE for job in of_one) for of_one in found):
+            return all(job.state is JobState.CLOSED for of_one in found for job in of_one)
         time.sleep(0.2)
     return False
 
@@ -171,32 +184,38 @@ def _story(loaded: Config, database: Database, uids: list[str]) -> None:
                 states = Counter(f"{delivery.state} to {delivery.destination}" for delivery in sent)
                 out.print(f"  job {job.id}: {job.pipeline} {job.version}, {job.state}: {len(made)} objects, "
                           + ", ".join(f"{number} {what}" for what, number in states.items()), markup=False)  # fmt: skip
-                out.print(
-                    "  quality: " + ", ".join(f"{key} {value:.3g}" for key, value in job.quality.items()), markup=False
-                )
+                for finding in job.findings:
+                    out.print(f"  finding: {in_words(finding)}", markup=False)
+                quality = ", ".join(f"{key} {value:.3g}" for key, value in job.quality.items())
+                out.print(f"  quality: {quality}", markup=False)
                 for note in [*job.notes, job.error]:
                     out.print(f"  note: {note}" if note else "", markup=False, end="\n" if note else "")
     out.print(f"\n   (ask again with: dicomnode series --config {loaded.node.data.parent / 'node.yaml'})")
 
 
-def _show(folder: Path, head: list[Dataset], received: dict[str, list[Path]]) -> int:
-    uid, paths = next(iter(received.items()))
-    result = in_plane_order(paths)
-    middle = len(head) // 2
-    before, after = (_hounsfield(one[middle]) for one in (sorted(head, key=lambda ds: ds.InstanceNumber), result))
-    truth = phantom.head(len(head))[middle]
-    brain = (truth > 20) & (truth < 60)
-    picture = folder / "before-after.png"
-    _picture([before, after, before - after], picture)
-    out.print(
-        f"4. The PACS holds {len(paths)} derived images: {result[0].SeriesDescription!r}, series {uid}", markup=False
-    )
-    error = [float(np.sqrt(np.mean((image - truth)[brain] ** 2))) for image in (before, after)]
-    out.print(f"   error against the noise-free truth in the brain: {error[0]:.1f} HU before, {error[1]:.1f} HU after")
+def _show(folder: Path, heads: list[list[Dataset]], received: dict[str, list[Path]]) -> int:
+    out.print("4. The PACS holds, beside what the scanner sent:")
+    pictures = []
+    for paths in received.values():
+        first = dcmread(paths[0])
+        out.print(
+            f"   {first.PatientID} {first.Modality:3} {len(paths):3} x {first.SeriesDescription!r}, "
+            f"series {str(first.SeriesInstanceUID)[:24]}...", markup=False,
+        )  # fmt: skip
+        if first.SOPClassUID == SecondaryCaptureImageStorage:
+            pictures.append((f"summary page of {first.PatientID}", f"summary-{first.PatientID}.png"))
+            Image.fromarray(first.pixel_array).save(folder / pictures[-1][1])
+        elif first.Modality == "CT" and first.PatientID == heads[0][0].PatientID:
+            result = read_in_plane_order(paths)
+            middle = len(result) // 2
+            before = _hounsfield(in_plane_order(heads[0])[middle])
+            after = _hounsfield(result[middle])
+            pictures.append(("before, after, difference", "before-after.png"))
+            _picture([before, after, before - after], folder / pictures[-1][1])
     out.print("5. Where to look:")
     for what, place in (
         ("configuration", "node.yaml"), ("log", "node.log"), ("sent by the scanner", "sent"),
-        ("received by the PACS", "pacs"), ("before, after, difference", picture.name),
+        ("received by the PACS", "pacs"), *sorted(pictures),
     ):  # fmt: skip
         out.print(f"   {what:26} {folder / place}", markup=False)
     return 0

@@ -85,7 +85,7 @@ def _show(arguments: argparse.Namespace) -> int:
         ("created", when(job.created_at)), ("started", when(job.started_at)), ("finished", when(job.finished_at)),
         ("slot", job.slot), ("error", f"{job.error_class}: {job.error}" if job.error else ""),
         ("quality", ", ".join(f"{key} {value:.4g}" for key, value in job.quality.items())),
-        ("notes", "; ".join(job.notes)), ("findings", "\n".join(map(_finding, job.findings))),
+        ("notes", "; ".join(job.notes)), ("findings", "\n".join(map(in_words, job.findings))),
     ):  # fmt: skip
         if value not in ("", None):
             rows.add_row(name, str(value))
@@ -108,7 +108,7 @@ def _print_objects(made: list[Output], sent: list[deliveries.Delivery]) -> None:
         out.print(f"{destination}: {number} {state}" + (f" ({error})" if error else ""), markup=False)
 
 
-def _finding(one: Mapping[str, Any]) -> str:
+def in_words(one: Mapping[str, Any]) -> str:
     """One finding in words: a score is what the network said, not a chance for this patient."""
     score = "" if one.get("probability") is None else f", score {one['probability']:.2f}"
     urgency = f", urgent within {one['urgency']}" if one.get("urgency") else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -79,6 +79,11 @@ class StandInPACS:
         return {one.name: sorted(one.glob("*.dcm")) for one in sorted(self.folder.iterdir()) if one.is_dir()}
 
 
-def in_plane_order(paths: list[Path]) -> list[Dataset]:
+def read_in_plane_order(paths: Iterable[Path]) -> list[Dataset]:
     """Read a series' files, ordered by the third coordinate of their position."""
-    return sorted((dcmread(path) for path in paths), key=lambda ds: float(ds.ImagePositionPatient[2]))
+    return in_plane_order(dcmread(path) for path in paths)
+
+
+def in_plane_order(datasets: Iterable[Dataset]) -> list[Dataset]:
+    """Order images by the third coordinate of their position."""
+    return sorted(datasets, key=lambda ds: float(ds.ImagePositionPatient[2]))

@@ -17,7 +17,7 @@ README = Path(__file__).parents[2] / "pipelines" / "README.md"
 
 @pytest.fixture
 def smoothing(monkeypatch) -> type[dn.Pipeline[dn.ImageSeries]]:
-    (listing,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    listing, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     module = types.ModuleType("ct_smooth")
     monkeypatch.setitem(sys.modules, "ct_smooth", module)
     exec(compile(listing, str(README), "exec"), module.__dict__)
@@ -59,5 +59,5 @@ def test_the_listing_refuses_what_is_not_ct(smoothing):
 
 
 def test_the_listing_is_short():
-    (listing,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    listing, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(listing.splitlines()) <= 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from dicomnode.execute.contract import check_result
 from dicomnode.execute.perform import findings_of
 from dicomnode.volumes.series import load
 from tests import factories, phantoms
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,14 @@ def test_findings_are_kept_as_plain_values(images):
         "code": ["1386000", "SCT", "Intracranial hemorrhage"], "presence": "present", "probability": 0.97,
         "urgency": "minutes", "reason": "",
     }  # fmt: skip
+
+
+def test_the_findings_of_the_pipeline_guide_keep_the_contract(images):
+    guide = (REPOSITORY / "pipelines" / "README.md").read_text(encoding="utf-8")
+    _, listing = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names: dict = {"dn": dn}
+    exec(listing, names)  # our own text
+    labels = np.zeros(images.array.shape, np.uint8)
+    check_result(names["report"](labels, 0.0, 0.03), images)
+    labels[2, 10:20, 10:20] = 1
+    check_result(names["report"](labels, 1.0, 0.9), images)
