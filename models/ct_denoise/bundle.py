@@ -37,13 +37,20 @@ class WeightsMismatchError(Exception):
     """The weights file is not the one its manifest describes: restore both from the same release."""
 
 
-def save(net: DenoiseUNet, folder: Path, name: str, arguments: dict[str, Any]) -> None:
-    """Write the weights of ``net`` and the manifest into ``folder``."""
+def save(net: DenoiseUNet, folder: Path, name: str, arguments: dict[str, Any], trained_on: str = "") -> None:
+    """Write the weights of ``net`` and the manifest into ``folder``.
+
+    ``trained_on``: what is to be said of the training data and of the licence that follows from it; empty: simulated
+    images only, as in `STATEMENT`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / WEIGHTS
     save_file({key: value.detach().cpu().float().contiguous() for key, value in net.state_dict().items()}, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     network = {"network": name, "arguments": arguments, "parameters": sum(p.numel() for p in net.parameters())}
     manifest = STATEMENT | {"files": {WEIGHTS: {"sha256": digest}}, "network": network}
+    if trained_on:
+        manifest |= {"version": STATEMENT["version"] + "+local", "licence": "none given", "training_data": trained_on}
     manifest |= {"metrics": {"training": "training.json", "evaluation": "evaluation.json"}}
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, width=110))
 

@@ -59,8 +59,10 @@ def draw_kernel(draw: Draw) -> Kernel:
 def render(item: Slice, kernel: Kernel, sigma_hu: float) -> tuple[Tensor, Tensor]:
     """Clean image and noise of ``item`` through ``kernel``, the noise scaled to ``sigma_hu`` at the centre.
 
-    Returns (row, column) and (realisation, row, column) [HU].
+    Returns (row, column) and (realisation, row, column) [HU]. A rendered slice keeps its kernel.
     """
+    if item.rendered:
+        return item.clean, item.noise * (sigma_hu / item.sigma_hu)
     both = projection.apply_kernel(torch.cat((item.clean[None], item.noise)), kernel, item.pixel_mm)
     clean, noise = both[0], both[1:]
     middle = clean.shape[-1] // 2
@@ -71,8 +73,12 @@ def render(item: Slice, kernel: Kernel, sigma_hu: float) -> tuple[Tensor, Tensor
 class Pool:
     """Simulated slices in memory, and on disk in one safetensors file with its seeds in the metadata."""
 
-    def __init__(self, clean: Tensor, noise: Tensor, pixel_mm: list[float], sigma_hu: list[float]) -> None:
+    def __init__(
+        self, clean: Tensor, noise: Tensor, pixel_mm: list[float], sigma_hu: list[float], *, rendered: bool = False
+    ) -> None:
         self.clean, self.noise, self.pixel_mm, self.sigma_hu = clean, noise, pixel_mm, sigma_hu
+        #: The slices have been through a scanner's kernel and are taken as they are.
+        self.rendered = rendered
 
     def __len__(self) -> int:
         return len(self.pixel_mm)
@@ -83,6 +89,7 @@ class Pool:
             noise=self.noise[index].float(),
             pixel_mm=self.pixel_mm[index],
             sigma_hu=self.sigma_hu[index],
+            rendered=self.rendered,
         )
 
     @classmethod
@@ -165,8 +172,29 @@ def _augment(stack: Tensor, draw: Draw) -> Tensor:
     return stack.flip(-1) if draw.chance(0.5) else stack
 
 
+#: Places of a `Mixture`: many more than slices, so that each is drawn as often as any other of its kind.
+PLACES: Final = 1_000_000
+
+
+class Mixture:
+    """Simulated slices and real ones, ``share`` of the draws from the real."""
+
+    def __init__(self, simulated: Pool, real: Pool, share: float) -> None:
+        self.simulated, self.real = simulated, real
+        self.border = round(PLACES * (1.0 - share))
+        self.clean = simulated.clean
+
+    def __len__(self) -> int:
+        return PLACES
+
+    def __getitem__(self, index: int) -> Slice:
+        if index < self.border:
+            return self.simulated[index * len(self.simulated) // self.border]
+        return self.real[(index - self.border) * len(self.real) // (PLACES - self.border)]
+
+
 def draw_patches(
-    pool: Pool, seed: int, slices: int, per_slice: int, size: int, drawing: Drawing | None = None
+    pool: Pool | Mixture, seed: int, slices: int, per_slice: int, size: int, drawing: Drawing | None = None
 ) -> Patches:
     """The batch of step ``seed``: ``slices`` x ``per_slice`` patches; the same for the same pool and seed."""
     drawing = drawing or Drawing()

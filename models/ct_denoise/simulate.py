@@ -155,6 +155,8 @@ class Slice:
     pixel_mm: float
     #: Noise at the centre after the "std" kernel [HU].
     sigma_hu: float
+    #: The slice is of a scanner: a kernel has been applied, and its noise is as it is in ``sigma_hu``.
+    rendered: bool = False
 
 
 def simulate_slice(seed: int, size: int = POOL_SIZE, device: torch.device | None = None) -> Slice:

@@ -17,9 +17,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from models.ct_denoise import losses
+from models.ct_denoise import adapters, losses
 from models.ct_denoise.bundle import save
-from models.ct_denoise.data import Drawing, Patches, Pool, draw_patches, true_sigma
+from models.ct_denoise.data import Drawing, Mixture, Patches, Pool, draw_patches, true_sigma
 from models.ct_denoise.net import DenoiseUNet, build
 from models.ct_denoise.noise import noise_map
 from models.ct_denoise.simulate import EVALUATION_SEED
@@ -129,6 +129,8 @@ CONFIGS: Final = {
 #: Steps between two validations, and between two checkpoints.
 VALIDATE_EVERY: Final = 500
 CHECKPOINT_EVERY: Final = 250
+#: Share of the patches from real slices, where there are any.
+REAL_SHARE: Final = 0.3
 #: The network must bear a noise map that is wrong by this factor.
 SIGMA_JITTER: Final = 0.15
 
@@ -236,7 +238,7 @@ class Trainer:
         torch.save(state, self.checkpoint.with_suffix(".new"))
         self.checkpoint.with_suffix(".new").replace(self.checkpoint)
 
-    def advance(self, pool: Pool) -> dict[str, float]:
+    def advance(self, pool: Pool | Mixture) -> dict[str, float]:
         """One optimiser step; returns the parts of the loss."""
         config, seed = self.config, self.config.seed * 10_000_000 + self.step
         number, local = config.place(self.step)
@@ -272,18 +274,24 @@ class Trainer:
         return sums
 
 
-def train(config: Config, work: Path, out: Path, device: torch.device, limit_s: float) -> None:
-    """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
+def train(
+    config: Config, work: Path, out: Path, device: torch.device, limit_s: float, real: tuple[str, Pool] | None = None
+) -> None:
+    """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest.
+
+    ``real``: what is said of real slices, and the slices, to be mixed in.
+    """
     trainer = Trainer(config, work, device)
     first_seed = config.seed * 100_000
     begun = mark = time.monotonic()
-    pool, held_out = None, Pool.make(12, EVALUATION_SEED, device)
+    pool, slices, held_out = None, None, Pool.make(12, EVALUATION_SEED, device)
     running: dict[str, Any] = {}
     while trainer.step < config.steps and time.monotonic() - begun < limit_s:
         wanted = config.phases[config.place(trainer.step)[0]].pool
-        if pool is None or len(pool) != wanted:
+        if pool is None or slices is None or len(pool) != wanted:
             pool = Pool.make(wanted, first_seed, device, work / "pool.safetensors")
-        parts = trainer.advance(pool)
+            slices = pool if real is None else Mixture(pool, real[1], REAL_SHARE)
+        parts = trainer.advance(slices)
         running = {name: running.get(name, value) * 0.98 + value * 0.02 for name, value in parts.items()}
         now = time.monotonic()
         trainer.seconds, mark = trainer.seconds + now - mark, now
@@ -299,11 +307,12 @@ def train(config: Config, work: Path, out: Path, device: torch.device, limit_s: 
             trainer.keep()
     trainer.keep()
     if trainer.step >= config.steps:
-        export(trainer, out)
+        export(trainer, out, real[0] if real else "")
 
 
-def export(trainer: Trainer, out: Path) -> None:
+def export(trainer: Trainer, out: Path, trained_on: str = "") -> None:
     """Write the averaged weights, the log and the manifest."""
+    out.mkdir(parents=True, exist_ok=True)
     config = trainer.config
     log = {
         "command": "python -m models.ct_denoise.train",
@@ -315,27 +324,61 @@ def export(trainer: Trainer, out: Path) -> None:
         "held_out": trainer.history,
     }
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    save(trainer.averaged, out, "denoise_unet", config.arguments(trainer.phase))
+    save(trainer.averaged, out, "denoise_unet", config.arguments(trainer.phase), trained_on)
     print(f"wrote {out / 'weights.safetensors'}")
 
 
-def main() -> None:
-    """Read the command line and train."""
+def _source(text: str) -> tuple[str, Path]:
+    """``kind:FOLDER`` of the command line."""
+    kind, _, folder = text.partition(":")
+    if kind not in adapters.KINDS or not folder or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted {', '.join(adapters.KINDS)}, a colon and a folder")
+    return kind, Path(folder)
+
+
+def _arguments() -> argparse.Namespace:
+    shipped = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="cpu")
     parser.add_argument("--work", type=Path, default=Path("build/ct_denoise"), help="checkpoint and pool")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="weights, log and manifest")
+    parser.add_argument("--out", type=Path, default=shipped, help="weights, log and manifest")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=float("inf"), help="stop after this many seconds, resumable")
     parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint as it stands")
+    help_data = "mayo:FOLDER, aapm:FOLDER or dicom:FOLDER: mix in real slices (see adapters.py); needs --out and --work"
+    parser.add_argument("--data", type=_source, metavar="KIND:FOLDER", help=help_data)
+    parser.add_argument("--pairs", type=int, default=600, help="real slices in the pool at most")
+    parser.add_argument(
+        "--check", action="store_true", help="only count, verify and split --data; write a licence note"
+    )
     arguments = parser.parse_args()
+    if arguments.check and arguments.data is None:
+        parser.error("--check needs --data")
+    shipping = arguments.out.resolve() == shipped or arguments.work == Path("build/ct_denoise")
+    if arguments.data is not None and shipping and not arguments.check:
+        parser.error("weights trained on real images are not the shipped ones: give --out and --work of their own")
+    return arguments
+
+
+def main() -> None:
+    """Read the command line and train."""
+    arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     config, device = CONFIGS[arguments.config], torch.device(arguments.device)
+    real = None
+    if arguments.data is not None:
+        kind, folder = arguments.data
+        report = adapters.check(kind, folder, arguments.work)
+        print(json.dumps(report, indent=1))
+        if arguments.check:
+            return
+        pool = adapters.make_pool(kind, folder, "train", arguments.pairs, device)
+        real = f"simulated images, and {len(pool)} real slices. {report['licence']}", pool
     if arguments.export:
-        export(Trainer(config, arguments.work, device), arguments.out)
+        export(Trainer(config, arguments.work, device), arguments.out, real[0] if real else "")
     else:
-        train(config, arguments.work, arguments.out, device, arguments.limit)
+        train(config, arguments.work, arguments.out, device, arguments.limit, real)
 
 
 if __name__ == "__main__":
