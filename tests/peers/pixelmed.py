@@ -50,9 +50,9 @@ def validate(paths: Sequence[Path], *, timeout: float = 300) -> dict[Path, Verdi
     with tempfile.NamedTemporaryFile("w", suffix=".bsh") as script:
         script.write(_SCRIPT)
         script.flush()
+        options = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *_LIMITS, "-cp", f"{JARS}/*"]
         run = subprocess.run(
-            ["java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *_LIMITS, "-cp", f"{JARS}/*", "bsh.Interpreter"]
-            + [script.name, *map(str, paths)],
+            ["java", *options, "bsh.Interpreter", script.name, *map(str, paths)],
             capture_output=True,
             text=True,
             check=False,

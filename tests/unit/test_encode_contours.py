@@ -113,7 +113,7 @@ blobs = st.integers(0, 10_000).map(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(masks | blobs)
 @example(np.eye(5, dtype=bool))
 @example(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool))
