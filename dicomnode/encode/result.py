@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from pydicom import Dataset
@@ -51,7 +52,7 @@ def encode_result(
     *,
     kinds: Collection[ObjectKind] = tuple(ObjectKind),
     labelmap: bool = False,
-    replaces: Sequence[Document] = (),
+    replaces: Mapping[ObjectKind, Sequence[Document]] = MappingProxyType({}),
 ) -> Iterator[Encoded]:
     """Objects of ``result``, each checked before it is given out (the conformance gate).
 
@@ -62,7 +63,7 @@ def encode_result(
     labelmap
         Also make the LABELMAP flavour of segmentations, and of what refers to them.
     replaces
-        Reports of the earlier result that this one supersedes.
+        Reports and marks of the earlier result that this one supersedes.
 
     Raises
     ------
@@ -73,11 +74,11 @@ def encode_result(
         yield from _images(source, result, context)
     if not result.reported:
         return
-    shared = list(_shared(source, result, context, kinds))
+    shared = list(_shared(source, result, context, kinds, replaces))
     flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])] if result.segmentations else [Flavour.ANY]
     for flavour in flavours:
         variant = replace(context, variant=flavour.value) if flavour is Flavour.LABELMAP else context
-        made = [*_referring(source, result, variant, kinds, flavour, replaces), *shared]
+        made = [*_referring(source, result, variant, kinds, flavour, replaces.get(ObjectKind.REPORT, ())), *shared]
         if ObjectKind.KEY_IMAGES in kinds:
             made += _key_images(source, result, variant, flavour, made)
         check_objects([one.dataset for one in made], source, result)
@@ -95,11 +96,18 @@ def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[
             yield Encoded(dataset=dataset, role=image.role, index=index, kind=ObjectKind.IMAGE)
 
 
-def _shared(source: Source, result: Result, context: EncodeContext, kinds: Collection[ObjectKind]) -> Iterator[Encoded]:
+def _shared(
+    source: Source,
+    result: Result,
+    context: EncodeContext,
+    kinds: Collection[ObjectKind],
+    replaces: Mapping[ObjectKind, Sequence[Document]],
+) -> Iterator[Encoded]:
     """What refers to the source alone and is the same for every destination: the summary page and the marks."""
     first = context.series_number
     if ObjectKind.MARKS in kinds:
-        marks = encode_marks(source, result, context, series_number=first + _SERIES[ObjectKind.MARKS])
+        number, marked = first + _SERIES[ObjectKind.MARKS], replaces.get(ObjectKind.MARKS, ())
+        marks = encode_marks(source, result, context, series_number=number, replaces=marked)
         if marks is not None:
             yield Encoded(dataset=marks, role="marks", index=0, kind=ObjectKind.MARKS)
 

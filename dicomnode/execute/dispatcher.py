@@ -349,11 +349,14 @@ class Dispatcher:
             device_serial=self.config.node.ae_title,
             default_charset=self.config.node.default_charset,
             predecessor=next((one.series_uid for one in previous if one.kind is ObjectKind.IMAGE), ""),
-            replaces=[
-                (one.study_uid, one.series_uid, one.sop_class_uid, one.sop_instance_uid)
-                for one in previous
-                if one.kind is ObjectKind.REPORT and one.flavour is not Flavour.LABELMAP
-            ],
+            replaces={
+                kind: [
+                    (one.study_uid, one.series_uid, one.sop_class_uid, one.sop_instance_uid)
+                    for one in previous
+                    if one.kind is kind and one.flavour is not Flavour.LABELMAP
+                ]
+                for kind in (ObjectKind.REPORT, ObjectKind.MARKS)
+            },
             kinds=[kind for kind in ObjectKind if any(kind in one.objects for one in destinations)],
             labelmap=any(one.segmentation == Flavour.LABELMAP.value for one in destinations),
         )

@@ -50,8 +50,8 @@ class Request:
     default_charset: str
     #: Series Instance UID of the result this one replaces; empty if none was sent.
     predecessor: str = ""
-    #: Its reports: study, series, SOP class and SOP instance UID of each.
-    replaces: Sequence[tuple[str, str, str, str]] = ()
+    #: Its reports and marks: study, series, SOP class and SOP instance UID of each.
+    replaces: Mapping[ObjectKind, Sequence[tuple[str, str, str, str]]] = field(default_factory=dict)
     #: Kinds of objects that some destination takes.
     kinds: Sequence[ObjectKind] = tuple(ObjectKind)
     #: Some destination wants segmentations as label maps.
