@@ -19,7 +19,7 @@ from highdicom.sr import (
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicomnode.encode import sr_common as sr
+from dicomnode.encode import content, document
 from dicomnode.encode.contours import outline
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.source import Source
@@ -35,7 +35,7 @@ def encode_marks(
     context: EncodeContext,
     *,
     series_number: int,
-    replaces: Sequence[sr.Document] = (),
+    replaces: Sequence[document.Document] = (),
 ) -> Dataset | None:
     """Comprehensive 3D SR with the outline of every segment on every key plane; None where nothing is to be marked.
 
@@ -50,11 +50,11 @@ def encode_marks(
     ]
     if not groups:
         return None
-    return sr.report(
+    return document.report(
         source,
         context,
         groups,
-        sr.remarks(result, source, context),
+        document.remarks(result, source, context),
         role=MARKS,
         series_number=series_number,
         label=f"AI marks, {context.algorithm.name}",
@@ -87,23 +87,23 @@ def _group(
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
     """Planar group (TID 1410). Its tracking UID is its own: a viewer merges groups that share one."""
     finding = next((one for one in result.findings if one.segment == segment.key), None)
-    code, evaluations = sr.statement(segment, finding)
+    code, evaluations = content.statement(segment, finding)
     measured = [value for value in result.measurements if value.segment == segment.key]
     name, key = f"{segment.label}, {_place(source, plane)}", (segmentation.role, segment.key, MARKS, str(plane))
     return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.tracking(context, name, *key),
+        tracking_identifier=content.tracking(context, name, *key),
         referenced_region=_region(source, plane, mask),
         finding_type=code,
-        finding_sites=sr.sites(segment.site or (finding.site if finding else None)),
-        algorithm_id=sr.algorithm(context),
-        measurements=sr.numbers(measured, finding),
-        qualitative_evaluations=[*evaluations, *sr.unmeasured(measured)],
+        finding_sites=content.sites(segment.site or (finding.site if finding else None)),
+        algorithm_id=content.algorithm(context),
+        measurements=content.numbers(measured, finding),
+        qualitative_evaluations=[*evaluations, *content.unmeasured(measured)],
     )
 
 
 def _region(source: Source, plane: int, mask: NDArray[np.bool_]) -> ImageRegion:
     """Closed POLYLINE around the largest part, selected from the image that holds the plane."""
-    ((header, frames),) = sr.frames(source, [plane])
+    ((header, frames),) = content.frames(source, [plane])
     image = SourceImageForRegion(str(header.SOPClassUID), str(header.SOPInstanceUID), frames)
     return ImageRegion(GraphicTypeValues.POLYLINE, outline(mask), image)
 

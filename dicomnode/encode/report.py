@@ -24,7 +24,7 @@ from highdicom.sr import (
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from dicomnode.encode import sr_common as sr
+from dicomnode.encode import content, document
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.source import Source
 from dicomnode.encode.tracking import tracking_id, tracking_uid
@@ -36,7 +36,7 @@ REPORT: Final = "report"
 VALUES: Final = "values"
 
 _ABSENT: Final = Code("373572006", "SCT", "Clinical finding absent")
-_URGENCY: Final = Code("urgency", sr.OWN_SCHEME, "Actionable finding category")
+_URGENCY: Final = Code("urgency", content.OWN_SCHEME, "Actionable finding category")
 #: CID 7035, the most urgent first.
 _CATEGORIES: Final = {
     Urgency.MINUTES: Code("RID49480", "RADLEX", "ACR Category 1 Actionable Finding"),
@@ -59,7 +59,7 @@ def encode_reports(
     *,
     series_number: int,
     segs: Mapping[str, Dataset],
-    replaces: Sequence[sr.Document] = (),
+    replaces: Sequence[document.Document] = (),
 ) -> list[tuple[str, Dataset]]:
     """(role, Comprehensive 3D SR) of what ``result`` says: none, one or two.
 
@@ -91,7 +91,7 @@ class _Reports:
         context: EncodeContext,
         series_number: int,
         segs: Mapping[str, Dataset],
-        replaces: Sequence[sr.Document],
+        replaces: Sequence[document.Document],
     ) -> None:
         self._source, self._result, self._context = source, result, context
         self._series_number, self._segs, self._replaces = series_number, segs, replaces
@@ -110,16 +110,16 @@ class _Reports:
         groups = [self._volumetric(*one, said) for one in self._shown]
         loose = [value for value in self._result.measurements if value.segment not in shown]
         findings = [one for index, one in enumerate(self._result.findings) if index not in said]
-        comments = sr.remarks(self._result, self._source, self._context)
+        comments = document.remarks(self._result, self._source, self._context)
         found: list[tuple[str, Dataset]] = []
         if groups:
             segs = [self._segs[one.role] for one in self._result.segmentations if one.role in self._segs]
-            evaluations = [*self._evaluations(findings), *comments]
+            evaluations = [*self._evaluations(findings, whole=True), *comments]
             found.append((REPORT, self._report(groups, evaluations, REPORT, "AI report", segs)))
             findings = []
         if loose or findings:
             label = "AI measurements" if groups else "AI report"
-            evaluations = [*([] if groups else self._evaluations(findings)), *comments]
+            evaluations = [*([] if groups else self._evaluations(findings, whole=False)), *comments]
             values = self._values(findings, loose)
             number = self._series_number + len(found)
             found.append((VALUES, self._report(values, evaluations, VALUES, label, (), number)))
@@ -127,14 +127,14 @@ class _Reports:
 
     def _report(
         self,
-        groups: Sequence[sr.Group],
+        groups: Sequence[document.Group],
         evaluations: Sequence[ContentItem],
         role: str,
         label: str,
         segs: Iterable[Dataset],
         series_number: int | None = None,
     ) -> Dataset:
-        return sr.report(
+        return document.report(
             self._source,
             self._context,
             groups,
@@ -155,26 +155,26 @@ class _Reports:
         planes = np.flatnonzero((segmentation.labels == number).any(axis=(1, 2)))
         images = [
             SourceImageForSegmentation(str(header.SOPClassUID), str(header.SOPInstanceUID), frames)
-            for header, frames in sr.frames(self._source, planes.tolist())
+            for header, frames in content.frames(self._source, planes.tolist())
         ]
         # The constructor: from_segmentation fails on a SEG with one segment.
         reference = ReferencedSegment(
             str(seg.SOPClassUID), str(seg.SOPInstanceUID), _segment_number(seg, uid, segment), source_images=images
         )
         finding = self._finding_of(segment, said)
-        code, evaluations = sr.statement(segment, finding)
+        code, evaluations = content.statement(segment, finding)
         measured = [value for value in self._result.measurements if value.segment == segment.key]
         group = VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(uid, tracking_id(self._context, segmentation.role, segment.key)),
             referenced_segment=reference,
             finding_type=code,
-            finding_sites=sr.sites(segment.site or (finding.site if finding else None)),
-            algorithm_id=sr.algorithm(self._context),
-            measurements=sr.numbers(measured, finding),
-            qualitative_evaluations=[*evaluations, *sr.unmeasured(measured)],
+            finding_sites=content.sites(segment.site or (finding.site if finding else None)),
+            algorithm_id=content.algorithm(self._context),
+            measurements=content.numbers(measured, finding),
+            qualitative_evaluations=[*evaluations, *content.unmeasured(measured)],
         )
         if finding is not None and finding.reason:
-            group[0].ContentSequence.append(sr.comment(finding.reason))
+            group[0].ContentSequence.append(content.comment(finding.reason))
         return group
 
     def _finding_of(self, segment: Segment, said: set[int]) -> Finding | None:
@@ -185,9 +185,9 @@ class _Reports:
                 return finding
         return None
 
-    def _values(self, findings: Sequence[Finding], loose: Sequence[Measurement]) -> list[sr.Group]:
+    def _values(self, findings: Sequence[Finding], loose: Sequence[Measurement]) -> list[document.Group]:
         """Groups without a region (TID 1501): one per finding, then one per segment or site that was measured."""
-        groups: list[sr.Group] = []
+        groups: list[document.Group] = []
         left = list(loose)
         for index, finding in enumerate(findings):
             measured = [value for value in left if finding.segment and value.segment == finding.segment]
@@ -199,10 +199,10 @@ class _Reports:
         for name, measured in named.items():
             groups.append(
                 MeasurementsAndQualitativeEvaluations(
-                    tracking_identifier=sr.tracking(self._context, name, VALUES, "measured", name),
-                    algorithm_id=sr.algorithm(self._context),
-                    measurements=sr.numbers(measured, None),
-                    qualitative_evaluations=sr.unmeasured(measured),
+                    tracking_identifier=content.tracking(self._context, name, VALUES, "measured", name),
+                    algorithm_id=content.algorithm(self._context),
+                    measurements=content.numbers(measured, None),
+                    qualitative_evaluations=content.unmeasured(measured),
                     source_images=self._images(),
                 )
             )
@@ -213,26 +213,26 @@ class _Reports:
             return self._segments[value.segment].label
         return value.site.code.meaning if value.site else "Whole examination"
 
-    def _finding(self, index: int, finding: Finding, measured: Sequence[Measurement]) -> sr.Group:
+    def _finding(self, index: int, finding: Finding, measured: Sequence[Measurement]) -> document.Group:
         segment = self._segments.get(finding.segment)
         site = finding.site or (segment.site if segment else None)
         evaluations = []
         if finding.presence is Presence.ABSENT:
             evaluations.append(QualitativeEvaluation(_ABSENT, finding.code))
         elif finding.presence is Presence.UNDETERMINED:
-            evaluations.append(QualitativeEvaluation(finding.code, sr.PRESENCE[finding.presence]))
+            evaluations.append(QualitativeEvaluation(finding.code, content.PRESENCE[finding.presence]))
         key = (VALUES, "finding", finding.code.scheme_designator, finding.code.value, str(index))
         group = MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=sr.tracking(self._context, finding.code.meaning, *key),
+            tracking_identifier=content.tracking(self._context, finding.code.meaning, *key),
             finding_type=finding.code if finding.presence is Presence.PRESENT else None,
-            finding_sites=sr.sites(site),
-            algorithm_id=sr.algorithm(self._context),
-            measurements=sr.numbers(measured, finding),
-            qualitative_evaluations=[*evaluations, *sr.unmeasured(measured)],
+            finding_sites=content.sites(site),
+            algorithm_id=content.algorithm(self._context),
+            measurements=content.numbers(measured, finding),
+            qualitative_evaluations=[*evaluations, *content.unmeasured(measured)],
             source_images=self._images(),
         )
         if finding.reason:
-            group[0].ContentSequence.append(sr.comment(finding.reason))
+            group[0].ContentSequence.append(content.comment(finding.reason))
         return group
 
     def _images(self) -> list[SourceImageForMeasurementGroup]:
@@ -240,13 +240,16 @@ class _Reports:
         planes = sorted({key.plane for key in self._result.key_planes}) or [len(self._source.planes) // 2]
         return [
             SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID), frames)
-            for header, frames in sr.frames(self._source, planes)
+            for header, frames in content.frames(self._source, planes)
         ]
 
-    def _evaluations(self, findings: Iterable[Finding]) -> list[CodeContentItem]:
-        """Statements on the examination, the summary of all (CID 6047), and how urgent it is (CID 7035)."""
+    def _evaluations(self, findings: Iterable[Finding], *, whole: bool) -> list[CodeContentItem]:
+        """Statements on the examination, the summary of all (CID 6047), and how urgent it is (CID 7035).
+
+        ``whole``: no group gives the site, the output and the reason of a statement.
+        """
         contains = RelationshipTypeValues.CONTAINS
-        items = [sr.evaluation(finding) for finding in findings]
+        items = [content.evaluation(finding, whole=whole) for finding in findings]
         everything = self._result.findings
         if everything:
             items.append(CodeContentItem(_SUMMARY, _summary(everything), contains))

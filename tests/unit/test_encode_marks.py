@@ -93,7 +93,7 @@ def test_group_carries_all_values_of_its_segment(source):
         for i in groups(marks(source, result))[-1].ContentSequence
         if i.ValueType == "NUM"
     }
-    assert values == {"Volume": 3.0, "Thickness": 7.5, "Score of the algorithm, not calibrated": 0.71}
+    assert values == {"Volume": 3.0, "Thickness": 7.5, "AI score, not calibrated": 0.71}
 
 
 def test_plane_named_twice_is_outlined_once(source):

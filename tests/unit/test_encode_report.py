@@ -87,8 +87,8 @@ def test_positive_result_is_one_report_on_its_segments(source):
     ds = found["report"]
     first, second = groups(ds)
     assert {g.ContentTemplateSequence[0].TemplateIdentifier for g in (first, second)} == {"1411"}
-    assert numbers(first) == {"Volume": (1.5, "ml"), "Score of the algorithm, not calibrated": (0.95, "1")}
-    assert numbers(second) == {"Volume": (3.0, "ml"), "Score of the algorithm, not calibrated": (0.71, "1")}
+    assert numbers(first) == {"Volume": (1.5, "ml"), "AI score, not calibrated": (0.95, "1")}
+    assert numbers(second) == {"Volume": (3.0, "ml"), "AI score, not calibrated": (0.71, "1")}
     assert coded(first)["Finding"] == "Cerebral hemorrhage"
     assert qualitative(ds) == {
         "Intracranial hemorrhage": "Present",
@@ -134,7 +134,7 @@ def test_negative_result_says_absent_and_shows_what_was_looked_at(source):
     assert group.ContentTemplateSequence[0].TemplateIdentifier == "1501"
     assert coded(group)["Clinical finding absent"] == "Intracranial hemorrhage"
     assert "Finding" not in coded(group)
-    assert numbers(group) == {"Score of the algorithm, not calibrated": (0.02, "1")}
+    assert numbers(group) == {"AI score, not calibrated": (0.02, "1")}
     images = [i for i in group.ContentSequence if i.ValueType == "IMAGE"]
     assert [i.ConceptNameCodeSequence[0].CodeValue for i in images] == ["121112"]
     assert qualitative(found["values"])["Intracranial hemorrhage"] == "Absent"

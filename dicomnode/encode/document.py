@@ -1,38 +1,29 @@
-"""What every report is made of: the TID 1500 root, who observed, which images, numbers, sites and statements.
+"""The document around measurement groups: Comprehensive 3D SR of TID 1500, who observed, and which images.
 
-Written with highdicom's templates; what it leaves out, spells differently or cannot say is put right here, each with
-the validator that noticed (`outputs.md` 1.3).
+Written with highdicom's templates; what it leaves out or spells differently is put right here (`outputs.md` 1.3).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from highdicom.sr import (
-    AlgorithmIdentification,
     CodeContentItem,
-    CodedConcept,
     Comprehensive3DSR,
     ContainerContentItem,
     ContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
-    FindingSite,
     ImageContentItem,
-    Measurement,
-    MeasurementProperties,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     NumContentItem,
     ObservationContext,
     ObserverContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
     RelationshipTypeValues,
     TextContentItem,
-    TrackingIdentifier,
     UIDRefContentItem,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -42,28 +33,14 @@ from pydicom.sr.coding import Code
 
 from dicomnode.dicom import MANUFACTURER, derive_uid
 from dicomnode.encode.common import MAX_LO, cut
+from dicomnode.encode.content import comment
 from dicomnode.encode.envelope import envelop
 from dicomnode.encode.identity import EncodeContext, require_identity
 from dicomnode.encode.order import referenced_requests
 from dicomnode.encode.source import Source
 from dicomnode.errors import EncodingError
-from dicomnode.pipeline import Finding, Presence, Result, Segment, Site
-from dicomnode.pipeline import Measurement as Value
+from dicomnode.pipeline import Result
 
-#: Coding scheme of the few concepts that no standard scheme has.
-OWN_SCHEME: Final = "99DICOMNODE"
-NO_UNITS: Final = Code("1", "UCUM", "no units")
-PROBABILITY: Final = Code("122157", "DCM", "Probability")
-#: What an algorithm's output is called until somebody calibrated it on patients.
-SCORE: Final = Code("score", OWN_SCHEME, "Score of the algorithm, not calibrated")
-COMMENT: Final = Code("121106", "DCM", "Comment")
-VALUE_UNKNOWN: Final = Code("114010", "DCM", "Value unknown")  # CID 42
-#: CID 240.
-PRESENCE: Final = {
-    Presence.PRESENT: Code("52101004", "SCT", "Present"),
-    Presence.ABSENT: Code("272519000", "SCT", "Absent"),
-    Presence.UNDETERMINED: Code("373068000", "SCT", "Undetermined"),
-}
 #: On every report, in a text that every SR viewer shows.
 RESEARCH: Final = "Research use only: not for diagnosis, not reviewed by a physician."
 
@@ -73,14 +50,9 @@ _PROCEDURES: Final = {
     "CT": Code("25045-6", "LN", "CT unspecified body region"),
     "MR": Code("25056-3", "LN", "MRI unspecified body region"),
 }
-_UPPER: Final = Code("371886008", "SCT", "+, range of upper measurement uncertainty")
-_LOWER: Final = Code("371885007", "SCT", "-, range of lower measurement uncertainty")
-_UNCERTAINTIES: Final = frozenset({_UPPER.value, _LOWER.value})
 _PIXELS: Final = Code("{pixels}", "UCUM", "Pixels")
 _SOURCE: Final = Code("260753009", "SCT", "Source")
 _SOURCE_FOR_SEGMENTATION: Final = Code("121233", "DCM", "Source image for segmentation")
-#: Significant digits of a reported number: more than any measurement has, fewer than binary noise shows.
-_DIGITS: Final = 7
 #: SR documents that a report can succeed (PS3.3 C.17.2: predecessors are SR documents); key objects are none.
 _DOCUMENTS: Final = frozenset({f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34)})
 
@@ -117,8 +89,9 @@ def report(
     replaces
         Reports of the earlier result that this one supersedes.
     """
+    for header in source.headers:
+        require_identity(header)
     first = source.headers[0]
-    require_identity(first)
     tree = MeasurementReport(_observer(context), _procedure(first), groups, title=codes.DCM.ImagingMeasurementReport)
     root = tree[0].ContentSequence
     root.insert(len(root) - 1, _image_library(source))
@@ -152,130 +125,6 @@ def remarks(result: Result, source: Source, context: EncodeContext) -> list[Text
         replaced = f"; it replaces series {context.predecessor}" if context.predecessor else ""
         sentences.append(f"This is result number {context.revision} for this series{replaced}.")
     return [comment(sentence) for sentence in sentences]
-
-
-def comment(sentence: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> TextContentItem:
-    """A sentence for the reader."""
-    return TextContentItem(COMMENT, sentence, relationship)
-
-
-def algorithm(context: EncodeContext) -> AlgorithmIdentification:
-    """Name, version and weights of the algorithm (TID 4019)."""
-    weights = [f"weights sha256 {context.weights_digest}"] if context.weights_digest else None
-    name, version = context.algorithm.name, context.algorithm.version
-    family = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
-    return AlgorithmIdentification(name, version, weights, family)
-
-
-def tracking(context: EncodeContext, identifier: str, *key: str) -> TrackingIdentifier:
-    """Tracking identifier and UID of a group (TID 4108): ``key`` says which inside the job."""
-    return TrackingIdentifier(derive_uid(context.job_key, *key), identifier)
-
-
-def numbers(values: Iterable[Value], finding: Finding | None) -> list[Measurement]:
-    """NUMs of a group (TID 300): what was measured, then what the algorithm put out for its finding.
-
-    Raises
-    ------
-    EncodingError
-        A value is not finite, or lies outside its own interval.
-    """
-    output = score(finding) if finding else None
-    return [
-        *(_number(value, value.value) for value in values if value.value is not None),
-        *([output] if output else []),
-    ]
-
-
-def unmeasured(values: Iterable[Value]) -> list[QualitativeEvaluation]:
-    """What could not be measured and why (CID 42), as coded answers.
-
-    A NUM without a value would be as valid (PS3.3 C.18.1), but PixelMed takes it for an error and highdicom cannot
-    read it.
-    """
-    return [QualitativeEvaluation(one.name, one.qualifier or VALUE_UNKNOWN) for one in values if one.value is None]
-
-
-def _number(value: Value, measured: float) -> Measurement:
-    """NUM with its interval as distances from the value (TID 310)."""
-    properties = None
-    if value.interval is not None:
-        low, high = value.interval
-        properties = MeasurementProperties(
-            upper_measurement_uncertainty=_rounded(high - measured, value.name),
-            lower_measurement_uncertainty=_rounded(measured - low, value.name),
-        )
-    measurement = Measurement(
-        name=value.name,
-        value=_rounded(measured, value.name),
-        unit=value.unit,
-        qualifier=value.qualifier,
-        finding_sites=sites(value.site),
-        method=value.method,
-        properties=properties,
-    )
-    for item in measurement[0].get("ContentSequence") or ():
-        if item.name.value in _UNCERTAINTIES:
-            # In the unit of the value: highdicom writes "no units". And as PixelMed wants it in TID 1419 (rows 13, 14).
-            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [CodedConcept.from_code(value.unit)]
-            item.RelationshipType = RelationshipTypeValues.INFERRED_FROM.value
-    return measurement
-
-
-def score(finding: Finding) -> Measurement | None:
-    """The algorithm's output as NUM (TID 300): a probability only if it was calibrated."""
-    if finding.probability is None:
-        return None
-    name = PROBABILITY if finding.calibrated else SCORE
-    return Measurement(name=name, value=_rounded(finding.probability, name), unit=NO_UNITS)
-
-
-def statement(segment: Segment, finding: Finding | None) -> tuple[Code | None, list[QualitativeEvaluation]]:
-    """Finding of a segment's group, and what else must be said so that its presence is not read wrongly."""
-    code = segment.finding or segment.type
-    if finding is None:
-        return code, []
-    if finding.presence is Presence.PRESENT:
-        more = [] if finding.code == code else [QualitativeEvaluation(finding.code, PRESENCE[finding.presence])]
-        return code, more
-    return None, [QualitativeEvaluation(finding.code, PRESENCE[finding.presence])]
-
-
-def evaluation(finding: Finding) -> CodeContentItem:
-    """The finding and whether it is there (CID 240), with its site, output and reason below it."""
-    item = CodeContentItem(finding.code, PRESENCE[finding.presence], RelationshipTypeValues.CONTAINS)
-    below = ContentSequence(sites(finding.site) or ())
-    output = score(finding)
-    if output is not None:
-        name, value = output[0].name, output[0].value
-        below.append(NumContentItem(name, value, NO_UNITS, relationship_type=RelationshipTypeValues.HAS_PROPERTIES))
-    if finding.reason:
-        below.append(comment(finding.reason, RelationshipTypeValues.HAS_PROPERTIES))
-    if below:
-        item.ContentSequence = below
-    return item
-
-
-def sites(site: Site | None) -> list[FindingSite] | None:
-    """Finding site with laterality, as highdicom's templates take it."""
-    return None if site is None else [FindingSite(site.code, laterality=site.laterality)]
-
-
-def frames(source: Source, planes: Iterable[int]) -> list[tuple[Dataset, list[int] | None]]:
-    """Instances that hold ``planes``, each with the frame numbers if it has frames."""
-    found: dict[int, list[int]] = {}
-    for index in planes:
-        plane = source.planes[index]
-        found.setdefault(plane.header, []).append(plane.frame)
-    return [
-        (source.headers[header], sorted(numbers) if numbers[0] else None) for header, numbers in sorted(found.items())
-    ]
-
-
-def _rounded(value: float, name: Code) -> float:
-    if not math.isfinite(value):
-        raise EncodingError(f"{name.meaning} is not finite")
-    return float(f"{value:.{_DIGITS}g}")
 
 
 def _observer(context: EncodeContext) -> ObservationContext:
