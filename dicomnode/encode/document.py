@@ -1,6 +1,6 @@
 """The document around measurement groups: Comprehensive 3D SR of TID 1500, who observed, and which images.
 
-Written with highdicom's templates; what it leaves out or spells differently is put right here (`outputs.md` 1.3).
+Written with highdicom's templates; what they leave out is added here (`outputs.md` 1.1, 1.3).
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ _PROCEDURES: Final = {
 }
 _PIXELS: Final = Code("{pixels}", "UCUM", "Pixels")
 _SOURCE: Final = Code("260753009", "SCT", "Source")
-_SOURCE_FOR_SEGMENTATION: Final = Code("121233", "DCM", "Source image for segmentation")
 #: SR documents that a report can succeed (PS3.3 C.17.2: predecessors are SR documents); key objects are none.
 _DOCUMENTS: Final = frozenset({f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34)})
 
@@ -110,7 +109,6 @@ def report(
         requested_procedures=referenced_requests(first) or None,
         previous_versions=_predecessors(replaces) or None,
     )
-    _correct(ds)
     if ds.CompletionFlag == "PARTIAL":
         ds.CompletionFlagDescription = "Instances of the input are missing"
     return envelop(ds, source, context, role=role, series_number=series_number, description=label, image=False)
@@ -171,16 +169,6 @@ def _image_library(source: Source) -> ContainerContentItem:
     library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=RelationshipTypeValues.CONTAINS)
     library.ContentSequence = ContentSequence([group])
     return library
-
-
-def _correct(item: Dataset) -> None:
-    """What highdicom writes otherwise, put right in the whole tree."""
-    for child in item.get("ContentSequence") or ():
-        for name in child.get("ConceptNameCodeSequence") or ():
-            # highdicom writes capitals, and PixelMed warns.
-            if name.CodeValue == _SOURCE_FOR_SEGMENTATION.value and name.CodingSchemeDesignator == "DCM":
-                name.CodeMeaning = _SOURCE_FOR_SEGMENTATION.meaning
-        _correct(child)
 
 
 def _stand_in(header: Dataset) -> Dataset:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
 from highdicom.sr import (
     CodeContentItem,
     ContentItem,
@@ -17,7 +16,7 @@ from highdicom.sr import (
     ReferencedSegment,
     RelationshipTypeValues,
     SourceImageForMeasurementGroup,
-    SourceImageForSegmentation,
+    SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -97,7 +96,7 @@ class _Reports:
         self._series_number, self._segs, self._replaces = series_number, segs, replaces
         self._segments = {one.key: one for segmentation in result.segmentations for one in segmentation.segments}
         self._shown = [
-            (segmentation, number, segment)
+            (segmentation, segment)
             for segmentation in result.segmentations
             if segmentation.role in segs
             for number, segment in enumerate(segmentation.segments, start=1)
@@ -105,7 +104,7 @@ class _Reports:
         ]
 
     def encoded(self) -> list[tuple[str, Dataset]]:
-        shown = {segment.key for _, _, segment in self._shown}
+        shown = {segment.key for _, segment in self._shown}
         said: set[int] = set()  # findings that a segment's group states
         groups = [self._volumetric(*one, said) for one in self._shown]
         loose = [value for value in self._result.measurements if value.segment not in shown]
@@ -147,19 +146,18 @@ class _Reports:
         )
 
     def _volumetric(
-        self, segmentation: Segmentation, number: int, segment: Segment, said: set[int]
+        self, segmentation: Segmentation, segment: Segment, said: set[int]
     ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
-        """Group of one segment (TID 1411), which refers to the segment and to the images it lies on."""
+        """Group of one segment (TID 1411), which refers to the segment; its frames name their planes."""
         uid = tracking_uid(self._context, segmentation.role, segment.key)
         seg = self._segs[segmentation.role]
-        planes = np.flatnonzero((segmentation.labels == number).any(axis=(1, 2)))
-        images = [
-            SourceImageForSegmentation(str(header.SOPClassUID), str(header.SOPInstanceUID), frames)
-            for header, frames in content.frames(self._source, planes.tolist())
-        ]
-        # The constructor: from_segmentation fails on a SEG with one segment.
+        # The constructor: from_segmentation fails on a SEG with one segment. The series: naming every plane of every
+        # segment again makes a report of hundreds of planes slow to write and to judge.
         reference = ReferencedSegment(
-            str(seg.SOPClassUID), str(seg.SOPInstanceUID), _segment_number(seg, uid, segment), source_images=images
+            str(seg.SOPClassUID),
+            str(seg.SOPInstanceUID),
+            _segment_number(seg, uid, segment),
+            source_series=SourceSeriesForSegmentation(str(self._source.headers[0].SeriesInstanceUID)),
         )
         finding = self._finding_of(segment, said)
         code, evaluations = content.statement(segment, finding)

@@ -6,7 +6,6 @@ import dataclasses
 import io
 from types import SimpleNamespace
 
-import numpy as np
 import pydicom
 import pytest
 from highdicom.sr import srread
@@ -14,6 +13,7 @@ from pydicom.sr.coding import Code
 
 from dicomnode import pipeline as dn
 from dicomnode.encode.report import encode_reports
+from dicomnode.encode.seg import encode_segmentation
 from dicomnode.encode.tracking import tracking_uid
 from dicomnode.errors import EncodingError
 from dicomnode.volumes.series import load
@@ -97,18 +97,16 @@ def test_positive_result_is_one_report_on_its_segments(source):
     }
 
 
-def test_group_refers_to_its_segment_and_its_planes(source):
+def test_group_refers_to_its_segment_and_to_the_source_series(source):
     result, context = phantoms.bleeding(source.images), phantoms.context()
     segs = reports.segmentations(source, result, context)
     group = groups(encoded(source, result)["report"])[1]
     (segment,) = (i for i in group.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121191")
     assert segment.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == segs["segmentation"].SOPInstanceUID
     assert segment.ReferencedSOPSequence[0].ReferencedSegmentNumber == 2
-    images = [i for i in group.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121233"]
-    assert [i.ConceptNameCodeSequence[0].CodeMeaning for i in images] == ["Source image for segmentation"]
-    assert images[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.headers[3].SOPInstanceUID
     uids = [i.UID for i in group.ContentSequence if i.ValueType == "UIDREF"]
-    assert uids == [tracking_uid(context, "segmentation", phantoms.SDH.key)]
+    tracking = tracking_uid(context, "segmentation", phantoms.SDH.key)
+    assert uids == [tracking, source.headers[0].SeriesInstanceUID]
 
 
 def test_site_has_its_laterality(source):
@@ -342,15 +340,28 @@ def test_equal_jobs_give_equal_bytes(source):
     assert other.SOPInstanceUID != encoded(source, phantoms.bleeding(source.images))["report"].SOPInstanceUID
 
 
-def test_enhanced_source_is_named_with_its_frames(tmp_path):
+def test_enhanced_source_is_named_with_its_frame(tmp_path):
     source = load(factories.write_series(tmp_path, [factories.enhanced_ct(5)]))
-    ds = encoded(source, phantoms.bleeding(source.images))["report"]
-    images = [i for i in groups(ds)[0].ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121233"]
-    (image,) = images
-    labels = phantoms.bleeding(source.images).segmentations[0].labels
-    frames = sorted(source.planes[index].frame for index in np.flatnonzero((labels == 1).any(axis=(1, 2))))
-    assert list(image.ReferencedSOPSequence[0].ReferencedFrameNumber) == frames
-    assert encoded(source, phantoms.not_bleeding(source.images))["values"].SOPClassUID.endswith(".88.34")
+    (group,) = groups(encoded(source, phantoms.not_bleeding(source.images))["values"])
+    (image,) = (i for i in group.ContentSequence if i.ValueType == "IMAGE")
+    assert image.ReferencedSOPSequence[0].ReferencedFrameNumber == source.planes[2].frame
+    assert len(groups(encoded(source, phantoms.bleeding(source.images))["report"])) == 2
+
+
+def test_report_on_a_label_map_refers_to_its_segments(source):
+    result, context = phantoms.bleeding(source.images), phantoms.context(variant="labelmap")
+    (segmentation,) = result.segmentations
+    seg = encode_segmentation(source, segmentation, context, series_number=9025, labelmap=True)
+    ds = encoded(source, result, context, segs={segmentation.role: seg})["report"]
+    referenced = [
+        i.ReferencedSOPSequence[0]
+        for group in groups(ds)
+        for i in group.ContentSequence
+        if i.ConceptNameCodeSequence[0].CodeValue == "121191"
+    ]
+    assert [one.ReferencedSegmentNumber for one in referenced] == [1, 2]
+    assert {one.ReferencedSOPInstanceUID for one in referenced} == {seg.SOPInstanceUID}
+    assert ds.SOPInstanceUID != encoded(source, result)["report"].SOPInstanceUID
 
 
 def test_highdicom_reads_the_report(tmp_path, source):
