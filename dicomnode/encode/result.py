@@ -18,6 +18,7 @@ from dicomnode.encode.marks import encode_marks
 from dicomnode.encode.report import encode_reports
 from dicomnode.encode.seg import encode_segmentation
 from dicomnode.encode.source import Source
+from dicomnode.encode.summary import encode_summary
 from dicomnode.pipeline import Result
 
 #: SeriesNumber of the first object of each kind, counted from the job's own.
@@ -105,6 +106,10 @@ def _shared(
 ) -> Iterator[Encoded]:
     """What refers to the source alone and is the same for every destination: the summary page and the marks."""
     first = context.series_number
+    if ObjectKind.SUMMARY in kinds:
+        page = encode_summary(source, result, context, series_number=first + _SERIES[ObjectKind.SUMMARY])
+        if page is not None:
+            yield Encoded(dataset=page, role="summary", index=0, kind=ObjectKind.SUMMARY)
     if ObjectKind.MARKS in kinds:
         number, marked = first + _SERIES[ObjectKind.MARKS], replaces.get(ObjectKind.MARKS, ())
         marks = encode_marks(source, result, context, series_number=number, replaces=marked)
