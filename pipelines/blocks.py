@@ -38,6 +38,32 @@ LEAST_TISSUE: Final = 0.005
 DENSE_HU: Final = 500.0
 MOST_DENSE: Final = 0.4
 
+#: Series that a deep-learning reconstruction or a denoiser has been over already.
+DENOISED: Final = re.compile(
+    r"denois|deep ?learning|\b((?-i:AI)|DLIR|TrueFidelity|AiCE|PIQE|Precise Image|ClariCT|PixelShine)\b", re.IGNORECASE
+)
+#: Descriptions of contrast series, and the words by which one says that it is none.
+CONTRAST: Final = re.compile(
+    r"\b(CTA|CTV|CTP|angio\w*|perfusion|arteri\w*|veno\w*|contrast|enhanced|post ?c|c\+|CE|KM|kontrast\w*"
+    r"|inject\w*|bolus|ultravist|omnipaque|iomeron|visipaque|iopamiro)(?!\w)",
+    re.IGNORECASE,
+)
+NO_CONTRAST: Final = re.compile(
+    r"\b(non|no|without|w/o|wo|ohne|sans|un|pre)[- ]?(iv[- ]?)?(contrast|enhanced|kontrast\w*|KM|CE)\b"
+    r"|\bnativ\w*|\bNCCT\b",
+    re.IGNORECASE,
+)
+#: Values of ContrastBolusAgent that say that there was none.
+NO_AGENT: Final = frozenset({"", "NONE", "NO", "N", "NO CONTRAST", "WITHOUT", "0"})
+#: Bone, edge and lung kernels of several vendors: their noise hides what a brain kernel shows.
+SHARP: Final = re.compile(
+    r"\b(BONE(PLUS)?|EDGE|LUNG|ULTRA|DETAIL|[BHJQ][rvfsu]?[6-9]\d\w?|Y[A-E]|FC(3\d|5\d|8\d)|SHARP)\b", re.IGNORECASE
+)
+#: Age at which PatientAge counts as adult [years].
+ADULT_YEARS: Final = 18.0
+#: Years of a unit of PatientAge (PS3.5 6.2, AS).
+_AGE_UNITS: Final = {"Y": 1.0, "M": 1.0 / 12.0, "W": 7.0 / 365.25, "D": 1.0 / 365.25}
+
 _HEAD: Final = re.compile(
     r"\b(head|brain|skull|cranium|neuro|cerebral|sch(ä|ae)del|kopf|t(ê|e)te|crane)\b", re.IGNORECASE
 )
@@ -68,6 +94,50 @@ def number(series: dn.ImageSeries, keyword: str) -> float | None:
         return None if value is None or isinstance(value, tuple) else float(value)
     except ValueError:
         return None
+
+
+def age_years(series: dn.ImageSeries) -> float | None:
+    """PatientAge in years, None where it is absent or unreadable."""
+    value = text(series, "PatientAge").strip()
+    if len(value) < 2 or not value[:-1].isdigit() or value[-1] not in _AGE_UNITS:
+        return None
+    return int(value[:-1]) * _AGE_UNITS[value[-1]]
+
+
+def is_sharp(series: dn.ImageSeries) -> bool:
+    """Whether ConvolutionKernel names a bone, edge or lung kernel."""
+    return SHARP.search(text(series, "ConvolutionKernel")) is not None
+
+
+def plane_weights_mm(series: dn.ImageSeries) -> NDArray[np.float64]:
+    """Thickness that each plane stands for [mm]: half the distance to either neighbour along the slice normal.
+
+    The outermost planes count their only neighbour twice. SliceThickness is not asked: planes overlap, or leave gaps.
+    """
+    if len(series.array) < 2:
+        raise dn.Unsuitable("one plane has no thickness of its own")
+    steps = np.abs(np.diff(series.slice_positions))
+    weights: NDArray[np.float64] = 0.5 * (np.concatenate([steps[:1], steps]) + np.concatenate([steps, steps[-1:]]))
+    return weights
+
+
+def refuse_denoised(series: dn.ImageSeries) -> None:
+    """Raise `Unsuitable` for the output of a denoiser, our own included: the original is the source."""
+    for keyword in ("SeriesDescription", "ConvolutionKernel", "FilterType"):
+        value = text(series, keyword)
+        if DENOISED.search(value):
+            raise dn.Unsuitable(f"denoised already; {keyword} is {value!r}")
+
+
+def refuse_contrast(series: dn.ImageSeries) -> None:
+    """Raise `Unsuitable` where the header speaks of contrast medium; pixels may still show some."""
+    agent = text(series, "ContrastBolusAgent").strip()
+    if agent.upper() not in NO_AGENT:
+        raise dn.Unsuitable(f"needs a series without contrast medium; ContrastBolusAgent is {agent!r}")
+    # ProtocolName is not asked: it names all series of the examination, the plain one too
+    value = text(series, "SeriesDescription")
+    if CONTRAST.search(NO_CONTRAST.sub(" ", value)):
+        raise dn.Unsuitable(f"needs a series without contrast medium; SeriesDescription is {value!r}")
 
 
 def require_plain_ct(series: dn.ImageSeries) -> None:

@@ -19,10 +19,6 @@ from pipelines import blocks
 STRENGTHS: Final = {"low": 0.4, "default": 0.6, "high": 0.8}
 #: "default" of a head: grey and white matter differ by 5-10 HU, and the card shows what full strength does to that.
 HEAD_STRENGTH: Final = 0.5
-#: Series that a deep-learning reconstruction or a denoiser has been over already.
-DENOISED: Final = re.compile(
-    r"denois|deep ?learning|\b((?-i:AI)|DLIR|TrueFidelity|AiCE|PIQE|Precise Image|ClariCT|PixelShine)\b", re.IGNORECASE
-)
 #: Iterative reconstructions: their noise is lower and smoother than the network's training noise.
 ITERATIVE: Final = re.compile(
     r"\b(iDose\d?|IMR|ASIR(-?V)?|VEO|MBIR|SAFIRE|ADMIRE|IRIS|AIDR)\b|[BIJQH][rvfsbu]?\d\d[a-z]?[\\ ]\d|\bI\d\d[fsmh]\b",
@@ -66,7 +62,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
 
     def run(self, series: dn.ImageSeries) -> dn.Result:
         blocks.require_plain_ct(series)
-        refuse_denoised(series)
+        blocks.refuse_denoised(series)
         blocks.require_hounsfield(series.array, series.padding)
         strength, notes = self.strength_for(series)
         image = np.where(series.padding, np.float32(AIR_HU), series.array)
@@ -123,14 +119,6 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
             begin += batch
             self.progress("denoising", min(1.0, begin / len(image)))
         return output
-
-
-def refuse_denoised(series: dn.ImageSeries) -> None:
-    """Raise `Unsuitable` for the output of a denoiser, our own included: twice is not better than once."""
-    for keyword in ("SeriesDescription", "ConvolutionKernel", "FilterType"):
-        value = blocks.text(series, keyword)
-        if DENOISED.search(value):
-            raise dn.Unsuitable(f"denoised already; {keyword} is {value!r}")
 
 
 def refuse_noisier_than_training(image: Slices) -> None:

@@ -18,7 +18,7 @@ from dicomnode import pipeline as dn
 from models.ct_denoise import lowdose, noise_level
 from models.ct_denoise.projection import KERNELS, Kernel
 from pipelines import blocks
-from pipelines.ct_denoise import ITERATIVE, refuse_denoised
+from pipelines.ct_denoise import ITERATIVE
 
 #: Pixels whose sides differ by more than this share are not square.
 SQUARE: Final = 1e-3
@@ -50,7 +50,7 @@ class LowDose(dn.Pipeline[dn.ImageSeries]):
 
     def run(self, series: dn.ImageSeries) -> dn.Result:
         blocks.require_plain_ct(series)
-        refuse_denoised(series)
+        blocks.refuse_denoised(series)
         blocks.require_hounsfield(series.array, series.padding)
         row_mm, column_mm = series.pixel_spacing
         if abs(row_mm - column_mm) > SQUARE * row_mm:
