@@ -15,6 +15,7 @@ from dicomnode.config.model import (
     Rule,
     Source,
 )
+from dicomnode.config.notify import Hl7, Hook, Webhook
 from dicomnode.config.reading import load, parse
 
 __all__ = [
@@ -23,12 +24,15 @@ __all__ = [
     "Config",
     "Destination",
     "Execute",
+    "Hl7",
+    "Hook",
     "PipelineSettings",
     "Query",
     "Receive",
     "Retention",
     "Rule",
     "Source",
+    "Webhook",
     "load",
     "parse",
 ]

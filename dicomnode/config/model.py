@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicomnode.config.notify import Hook
 from dicomnode.dicom import digest
 from dicomnode.domain import Band, Flavour, ObjectKind
 
@@ -314,6 +315,8 @@ class Config(_Model):
     execute: Execute = Execute()
     destinations: dict[str, Destination] = {}
     retention: Retention = Retention()
+    #: Name -> whom to tell of a positive urgent finding, and how.
+    notify: dict[Annotated[str, Field(min_length=1, max_length=64)], Hook] = {}
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:

@@ -194,6 +194,33 @@ delivery = Table(
     Index(None, "job_id"),
 )
 
+notification = Table(
+    "notification",
+    metadata,
+    Column("id", _BIG, primary_key=True),
+    Column("study_uid", String(64), nullable=False),
+    Column("series_uid", String(64), nullable=False),
+    Column("job_id", _BIG, ForeignKey("job.id"), nullable=False),
+    Column("algorithm", String(64), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("hook", String(64), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("refusals", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False),
+    Column("error", Text, nullable=False, default=""),
+    Column("order_key", String(64), nullable=False, default=""),
+    Column("content", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("sent_at", Float),
+    UniqueConstraint("study_uid", "algorithm", "version", "hook", "sequence"),
+    Index(None, "hook", "state", "not_before"),
+    Index(None, "job_id"),
+    Index(None, "order_key"),
+)
+
 quarantine = Table(
     "quarantine",
     metadata,
