@@ -71,6 +71,8 @@ class Scan:
     positions: NDArray[np.float64]
     spacing: tuple[float, float]
     protocol: Protocol
+    #: True shift of the septum [mm].
+    midline_shift_mm: float
 
 
 def draw_heights(rng: np.random.Generator, pitch_deg: float) -> tuple[list[float], list[float]]:
@@ -101,7 +103,7 @@ def draw_heights(rng: np.random.Generator, pitch_deg: float) -> tuple[list[float
 
 def draw_protocol(rng: np.random.Generator, size: tuple[int, int], pixel_mm: float) -> Protocol:
     """A random protocol; image quality ranges are ml-ct 2.2's."""
-    pitch = float(np.clip(rng.normal(8.0, 11.0), -PITCH_DEG, PITCH_DEG))
+    pitch = float(np.clip(rng.normal(2.0, 11.0), -PITCH_DEG, PITCH_DEG))
     heights, thickness = draw_heights(rng, pitch)
     return Protocol(
         angles=(pitch, float(rng.normal(0, 3.0)), float(rng.normal(0, 4.0))),

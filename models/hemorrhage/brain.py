@@ -110,7 +110,7 @@ def _cisterns(plan: _Plan, rng: np.random.Generator) -> Array:
 def _sulci(plan: _Plan, rng: np.random.Generator, fold: Array, depth: Array) -> Array:
     """Share of CSF in sulci: ridges of band-limited noise, deeper ones rarer (fine grid)."""
     broken = upsample(np.clip(0.8 + 1.0 * noise(rng, 26.0), 0.0, 1.0))
-    width = 0.2 + 0.6 * plan.atrophy
+    width = 0.26 + 0.7 * plan.atrophy
     reach = 10.0 + 10.0 * plan.atrophy
     gate = np.clip((reach + 6.0 - depth) / 10.0, 0.0, 1.0)
     share: Array = np.exp(-((fold / width) ** 2)) * broken * gate * rng.uniform(0.7, 1.0)
@@ -127,17 +127,23 @@ def _falx(tissue: Array, plan: _Plan, rng: np.random.Generator) -> None:
     paint(tissue, sheet, membrane, 1.6, rng.uniform(0.5, 1.0))
     tent = np.maximum(np.abs(plan.above) - rng.uniform(0.7, 1.5), np.maximum(11.0 - c.y, 10 + 0.0 * c.x - np.abs(c.x)))
     paint(tissue, tent, membrane, 1.8, rng.uniform(0.4, 1.0))
-    sagittal = np.maximum(np.abs(c.x + bow) + 0.7 * plan.depth - rng.uniform(3.0, 6.0), np.maximum(-8 - c.z, -55 - c.y))
+    sagittal = np.maximum(np.abs(c.x + bow) + 0.7 * plan.depth - rng.uniform(3.0, 7.5), np.maximum(-8 - c.z, -55 - c.y))
     paint(tissue, sagittal, pool, 2.0)
     paint(tissue, capsule(c, (0, 28, 10), (0, 74, -14), rng.uniform(1.6, 3.0)), pool)
-    dominant = rng.uniform(0.5, 1.0, 2) * rng.uniform(1.0, 1.35)
+    wide = (rng.uniform(8, 26), rng.uniform(5, 11))  # the confluence, a thick band on some occipital bones
+    confluence = ellipsoid(c, (rng.uniform(-10, 10), 84, -14 + rng.uniform(-5, 7)), (wide[0], 40, wide[1]))
+    paint(tissue, np.maximum(confluence, plan.depth - rng.uniform(4, 11)), pool, 2.0)
+    dominant = rng.uniform(0.5, 1.0, 2) * rng.uniform(1.0, 1.5)
     for side, size in zip((c, c.mirrored()), dominant, strict=True):
         groove = np.abs(side.z + 15 + 0.08 * (74 - side.y)) + 0.8 * plan.depth - 7.5 * size
         paint(tissue, np.maximum(np.maximum(groove, 36 - side.y), 2 - side.x), pool)
         sigmoid = capsule(side, (57, 34, -24), (44, 24, -56), 5.5 * size, 4.0 * size)
         paint(tissue, np.maximum(sigmoid, plan.depth - 7), pool)
-        paint(tissue, capsule(side, (11, -14, -24), (14, 2, -27), rng.uniform(3, 5)), rng.uniform(42, 62))
-    paint(tissue, ellipsoid(c, (0, -8, -23), (6, 5, 4)), rng.uniform(40, 58))
+        paint(tissue, capsule(side, (11, -14, -24), (14, 2, -27), rng.uniform(3, 6.5)), rng.uniform(42, 68))
+        if rng.random() < 0.35:  # the calcified siphon
+            paint(tissue, capsule(side, (11, -12, -22), (12, -4, -25), 1.6), rng.uniform(150, 700))
+    paint(tissue, ellipsoid(c, (0, -8, -23), tuple(rng.uniform(3, 9, 3))), rng.uniform(40, 70))  # type: ignore[arg-type]
+    paint(tissue, capsule(c, (-7, 1, -20), (7, 1, -20), rng.uniform(0.6, 2.0)), rng.uniform(200, 900))  # dorsum sellae
 
 
 def _vessels(tissue: Array, plan: _Plan, rng: np.random.Generator) -> None:

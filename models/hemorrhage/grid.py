@@ -60,7 +60,7 @@ def noise(rng: np.random.Generator, wavelength_mm: float, octaves: float = 0.5, 
         (fz * stretch[0])[:, None, None] ** 2 + (fy * stretch[1])[None, :, None] ** 2 + (fx * stretch[2]) ** 2 + 1e-9
     )
     spectrum *= np.exp(-0.5 * (np.log2(f * wavelength_mm) / octaves) ** 2)
-    field = np.fft.irfftn(spectrum, s=COARSE_SHAPE).astype(np.float32)
+    field = np.fft.irfftn(spectrum, s=COARSE_SHAPE, axes=(0, 1, 2)).astype(np.float32)
     return field / (float(field.std()) + 1e-9)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.hemorrhage import acquire, bleeds
 from models.hemorrhage.acquire import Protocol, Scan
 from models.hemorrhage.brain import Brain, make_brain
-from models.hemorrhage.grid import FINE_MM, FINE_SHAPE, Array, upsample
+from models.hemorrhage.grid import FINE_MM, FINE_SHAPE, Array, coarse_coordinates, upsample
 from models.hemorrhage.head import Shell, make_frame, make_shell
 
 #: What a reader can see: this much blood in a voxel and this contrast against the same head without it (ml-ct 2.2).
@@ -37,6 +37,8 @@ class Scene:
     inside: Array
     ventricle: Array
     aside: Array
+    #: How far the septum was moved sideways [mm].
+    midline_shift_mm: float
 
 
 def make_base(seed: int) -> tuple[Shell, Brain]:
@@ -60,6 +62,14 @@ def _displace(fields: list[Array], push: Array) -> list[Array]:
     return [np.asarray(part.numpy()) for part in moved[0]]
 
 
+def _septum_shift(push: Array) -> float:
+    """The largest sideways movement of the septum between the frontal horns and the splenium [mm]."""
+    c = coarse_coordinates()
+    septum = (np.abs(c.x) < 3) & (np.abs(c.z - 14) < 10)
+    bands = [septum & (np.abs(c.y - y) < 6) for y in range(-30, 31, 10)]
+    return float(max(abs(float(push[0][band].mean())) for band in bands))
+
+
 def make_scene(shell: Shell, brain: Brain, bleeding: bleeds.Bleeding, edema_hu: float) -> Scene:
     """Put brain and blood into the shell."""
     tissue, csf, ventricle, aside = _displace([brain.tissue, brain.csf, brain.ventricle, brain.aside], bleeding.push)
@@ -73,12 +83,24 @@ def make_scene(shell: Shell, brain: Brain, bleeding: bleeds.Bleeding, edema_hu: 
     brain_hu = brain_hu + ventricle * (brain.csf_hu - brain_hu)
     twin = shell.hu + shell.inside * (brain_hu - shell.hu)
     if not bleeding.shares:
-        return Scene(hu=twin, twin=twin, shares={}, inside=shell.inside, ventricle=ventricle, aside=aside)
+        shares: dict[int, Array] = {}
+        return Scene(
+            hu=twin,
+            twin=twin,
+            shares=shares,
+            inside=shell.inside,
+            ventricle=ventricle,
+            aside=aside,
+            midline_shift_mm=0.0,
+        )
     shares, density = bleeds.fine_density(bleeding)
     shares = {label: share * shell.inside for label, share in shares.items()}
     total = np.minimum(sum(shares.values()), 1.0)  # type: ignore[call-overload]
     hu = twin + total * (density - twin)
-    return Scene(hu=hu, twin=twin, shares=shares, inside=shell.inside, ventricle=ventricle, aside=aside)
+    shift = _septum_shift(bleeding.push)
+    return Scene(
+        hu=hu, twin=twin, shares=shares, inside=shell.inside, ventricle=ventricle, aside=aside, midline_shift_mm=shift
+    )
 
 
 def visible_labels(shares: dict[int, Array], contrast_hu: Array) -> NDArray[np.uint8]:
@@ -118,6 +140,7 @@ def scan(scene: Scene, protocol: Protocol, rng: np.random.Generator) -> Scan:
         positions=positions,
         spacing=(protocol.pixel_mm, protocol.pixel_mm),
         protocol=protocol,
+        midline_shift_mm=scene.midline_shift_mm,
     )
 
 

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from models.hemorrhage import inputs
+from models.hemorrhage.acquire import Scan
 from models.hemorrhage.scene import make_base, make_scan
 
 #: Scans of one head, and which of them bleed.
 VARIANTS: Final = 4
 #: Version of the simulator: a cache of another one is not read.
-VERSION: Final = 1
+VERSION: Final = 2
 #: Training heads count from 0, calibration and test heads from these seeds; frozen.
 CALIBRATION_SEED: Final = 500_000
 TEST_SEED: Final = 700_000
@@ -75,6 +76,15 @@ def to_case(seed: int, variant: int, base: tuple | None = None) -> Case | None: 
         depth=inputs.depth_of(hu.astype(np.float32)),
         height=(frame.vertex - heights).astype(np.float32),
     )
+
+
+def held_out_scan(seed: int, variant: int, base: tuple | None = None) -> Scan:  # type: ignore[type-arg]
+    """Scan ``variant`` of a held-out head with finer pixels than the network's, as a scanner would send it.
+
+    ``seed`` from ``TEST_SEED`` on; ImageOrientationPatient is (1, 0, 0, 0, 1, 0) in the frame of the positions.
+    """
+    size = (2 * FIELD[0], 2 * FIELD[1])
+    return make_scan(base or make_base(seed), seed, variant, bleeds_in(variant), size, inputs.WORK_MM / 2)
 
 
 def _crop(field: NDArray, first: list[int], fill: float) -> NDArray:  # type: ignore[type-arg]
