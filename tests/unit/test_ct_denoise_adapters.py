@@ -11,48 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from models.ct_denoise import adapters, data, projection, simulate, train
+from models.ct_denoise import adapters, data, simulate, train
 from models.ct_denoise.data import Mixture, Pool
+from tests.ct_files import WATER, water, write
 
-SIZE, PIXEL_MM = 176, 1.0
 CPU = torch.device("cpu")
-AXIS = (torch.arange(SIZE) - (SIZE - 1) / 2.0) * PIXEL_MM
-WATER = torch.where(torch.sqrt(AXIS[:, None] ** 2 + AXIS[None] ** 2) < 70.0, 45.0, -1000.0)
-
-
-def image(sigma_hu: float, seed: int) -> np.ndarray:
-    clean = projection.apply_kernel(WATER, projection.KERNELS["std"], PIXEL_MM)
-    return (clean + simulate.insert_noise(WATER[None], PIXEL_MM, sigma_hu=sigma_hu, seed=seed)[0]).numpy()
-
-
-FULL, LOW = image(8.0, 1), image(16.0, 2)
-
-
-def write(path: Path, values: np.ndarray, z_mm: float, **changes: object) -> None:
-    header = Dataset()
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
-    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = generate_uid()
-    header.Modality, header.PatientID, header.SeriesInstanceUID = "CT", "A-1", "1.2.3"
-    header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    header.ImagePositionPatient = [0.0, 0.0, z_mm]
-    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    header.PixelSpacing = [PIXEL_MM, PIXEL_MM]
-    header.RescaleSlope, header.RescaleIntercept = 1, -1024
-    header.Rows = header.Columns = SIZE
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.BitsAllocated = header.BitsStored = 16
-    header.HighBit, header.PixelRepresentation = 15, 0
-    for keyword, value in changes.items():
-        setattr(header, keyword, value)
-    stored = (np.clip(values, -1024.0, 3071.0) - header.RescaleIntercept).round().astype("<u2")
-    header.PixelData = stored.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header.save_as(path, enforce_file_format=True)
+FULL, LOW = water(8.0, 1), water(16.0, 2)
 
 
 @pytest.fixture(scope="module")
