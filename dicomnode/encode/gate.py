@@ -53,6 +53,18 @@ _ELSEWHERE: Final = frozenset(
 #: Where a derived image refers to what it was made from; its other references are copies of the source's.
 _OF_IMAGES: Final = ("SourceImageSequence", "ReferencedSeriesSequence", "SourceImageEvidenceSequence")
 _NUMBERS: Final = frozenset({"DS", "FD", "FL"})
+#: Without these an object cannot even be looked at.
+_NEEDED: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+#: Says that an algorithm made it, and which.
+_EQUIPMENT: Final = (
+    "Manufacturer",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "DeviceSerialNumber",
+    "ContributingEquipmentSequence",
+)
+#: Where the value of a code may stand (PS3.3 8.8).
+_CODE_VALUES: Final = ("CodeValue", "LongCodeValue", "URNCodeValue")
 #: Faults of one object that are told.
 _TOLD: Final = 20
 
@@ -98,6 +110,9 @@ def check_objects(objects: Sequence[Dataset], source: Source, result: Result) ->
         Names every object that would be wrong, by its UID, and its faults.
     """
     faults = _Faults()
+    for ds in objects:
+        faults.add(ds, (f"{keyword} is absent" for keyword in _NEEDED if not ds.get(keyword)))
+    faults.settle()
     targets = {str(header.SOPInstanceUID): _target(header) for header in source.headers}
     of_source = frozenset(targets)
     targets |= {str(ds.SOPInstanceUID): _target(ds) for ds in objects}
@@ -158,11 +173,16 @@ def _uid_faults(ds: Dataset, source: Source, instances: Counter[str], of_source:
         yield "SOPInstanceUID is the source's"
     if series == source.headers[0].SeriesInstanceUID:
         yield "SeriesInstanceUID is the source's"
-    if str(ds.file_meta.MediaStorageSOPInstanceUID) != uid or ds.file_meta.MediaStorageSOPClassUID != ds.SOPClassUID:
+    meta = ds.file_meta
+    if meta.get("MediaStorageSOPInstanceUID") != uid or meta.get("MediaStorageSOPClassUID") != ds.SOPClassUID:
         yield "the file meta information names another object"
 
 
 def _mark_faults(ds: Dataset) -> Iterator[str]:
+    """What every object says of itself."""
+    if ds.get("SpecificCharacterSet") != "ISO_IR 192":
+        yield "SpecificCharacterSet is not ISO_IR 192: names would be read wrongly"
+    yield from (f"{keyword} does not say who made it" for keyword in _EQUIPMENT if not ds.get(keyword))
     if ds.get("ContentQualification") != "RESEARCH":
         yield "ContentQualification does not say RESEARCH"
     description = str(ds.get("SeriesDescription") or "")
@@ -220,11 +240,13 @@ def _target_faults(uid: str, sop_class: str, targets: dict[str, _Target]) -> Ite
 
 
 def _walk(ds: Dataset, targets: dict[str, _Target], *, elsewhere: bool = False) -> Iterator[str]:
-    """References, UIDs and numbers at any depth."""
-    if not elsewhere and "ReferencedSOPInstanceUID" in ds:
+    """References, codes, UIDs and numbers at any depth."""
+    if not elsewhere and ("ReferencedSOPInstanceUID" in ds or "ReferencedSOPClassUID" in ds):
         yield from _reference_faults(ds, targets)
     for element in ds:
         if element.VR == "SQ":
+            if element.keyword.endswith("CodeSequence"):
+                yield from (fault for item in element.value for fault in _code_faults(item, element.keyword))
             for item in element.value:
                 yield from _walk(item, targets, elsewhere=elsewhere or element.keyword in _ELSEWHERE)
         elif element.VR == "UI":
@@ -235,7 +257,7 @@ def _walk(ds: Dataset, targets: dict[str, _Target], *, elsewhere: bool = False) 
 
 
 def _reference_faults(item: Dataset, targets: dict[str, _Target]) -> Iterator[str]:
-    uid = str(item.ReferencedSOPInstanceUID)
+    uid = str(item.get("ReferencedSOPInstanceUID"))
     yield from _target_faults(uid, str(item.get("ReferencedSOPClassUID")), targets)
     target = targets.get(uid)
     if target is None:
@@ -246,6 +268,13 @@ def _reference_faults(item: Dataset, targets: dict[str, _Target]) -> Iterator[st
     for number in _values(item.get("ReferencedSegmentNumber")):
         if int(number) not in target.segments:
             yield f"refers to segment {number} of {uid}, which it does not have"
+
+
+def _code_faults(item: Dataset, keyword: str) -> Iterator[str]:
+    if not any(item.get(one) for one in _CODE_VALUES) or not item.get("CodeMeaning"):
+        yield f"{keyword} has no code value or no meaning"
+    elif not item.get("CodingSchemeDesignator") and not item.get("URNCodeValue"):
+        yield f"{keyword} has no coding scheme"
 
 
 def _finite(element: DataElement) -> bool:

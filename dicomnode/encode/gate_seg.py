@@ -34,6 +34,7 @@ def seg_faults(ds: Dataset, source: Source, result: Result) -> Iterator[str]:
     """What is wrong with the segmentation ``ds`` of ``source``; nothing if it says exactly what ``result`` says."""
     grid = list(_grid_faults(ds, source))
     yield from grid
+    yield from _segment_faults(ds)
     segmentation = _said_by(ds, result)
     if segmentation is None:
         yield "its segments are none of the result's segmentations"
@@ -65,8 +66,31 @@ def _grid_faults(ds: Dataset, source: Source) -> Iterator[str]:
         if not _groups(ds, name):
             yield f"{name} is absent"
     series = ds.get("ReferencedSeriesSequence") or ()
+    listed = {str(one.get("ReferencedSOPInstanceUID")) for item in series for one in _listed(item)}
     if [str(item.get("SeriesInstanceUID")) for item in series] != [str(header.SeriesInstanceUID)]:
         yield "ReferencedSeriesSequence does not name the source's series, and that one alone: viewers show nothing"
+    elif listed != {str(one.SOPInstanceUID) for one in source.headers}:
+        yield "ReferencedSeriesSequence does not list the source's instances"
+
+
+def _listed(series: Dataset) -> list[Dataset]:
+    return list(series.get("ReferencedInstanceSequence") or ())
+
+
+def _segment_faults(ds: Dataset) -> Iterator[str]:
+    """What the standard leaves optional and a reader needs: who found it, what it is tracked by, its colour."""
+    tracked = []
+    for item in ds.get("SegmentSequence") or ():
+        number = item.get("SegmentNumber")
+        if not item.get("RecommendedDisplayCIELabValue"):
+            yield f"segment {number} has no colour: viewers pick one"
+        if number == 0:  # the background of a label map
+            continue
+        if not item.get("SegmentationAlgorithmIdentificationSequence"):
+            yield f"segment {number} does not say which algorithm found it"
+        tracked.append(str(item.get("TrackingUID") or ""))
+    if not all(tracked) or len(set(tracked)) != len(tracked):
+        yield "segments have no tracking UID of their own"
 
 
 def _groups(ds: Dataset, name: str) -> list[Dataset]:
@@ -110,8 +134,9 @@ class _Frames:
         if said != len(groups) or allocated != bits:
             yield f"{len(groups)} frames are described, but {said} of {allocated} bits said"
             return
-        if len(ds.PixelData) != size + size % 2:
-            yield f"PixelData has {len(ds.PixelData)} bytes, not {size}"
+        there = len(ds.get("PixelData") or b"")
+        if there != size + size % 2:
+            yield f"PixelData has {there} bytes, not {size}"
             return
         wrong = 0
         for number, group in enumerate(groups):
@@ -156,11 +181,12 @@ class _Frames:
 
     def _named(self, group: Dataset) -> int | str:
         """Index of the plane that the frame says it was made from, or what is wrong."""
-        images = [
-            image
-            for item in group.get("DerivationImageSequence") or ()
-            for image in item.get("SourceImageSequence") or ()
-        ]
+        derivations = group.get("DerivationImageSequence") or ()
+        images = [image for item in derivations for image in item.get("SourceImageSequence") or ()]
+        if not all(item.get("DerivationCodeSequence") for item in derivations) or not all(
+            image.get("PurposeOfReferenceCodeSequence") for image in images
+        ):
+            return "does not say what its source image is to it (codes of DerivationImageSequence)"
         if len(images) != 1:
             return f"names {len(images)} source images (DerivationImageSequence), not one: viewers guess the plane"
         key = str(images[0].get("ReferencedSOPInstanceUID")), int(images[0].get("ReferencedFrameNumber") or 0)
@@ -172,9 +198,8 @@ class _Frames:
         """Segment number of the frame; 0 for a label map, whose frames hold all of them."""
         if self._labelmap:
             return 0
-        shared = self._ds.SharedFunctionalGroupsSequence[0]
-        items = group.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or ()
-        return int(items[0].ReferencedSegmentNumber) if items else 0
+        items = group.get("SegmentIdentificationSequence") or _groups(self._ds, "SegmentIdentificationSequence")[:1]
+        return int(items[0].get("ReferencedSegmentNumber") or 0) if items else 0
 
     def _decode(self, number: int) -> NDArray[np.uint8]:
         """Values of one frame; bits run on from frame to frame, lowest first (PS3.5 8.1.1)."""

@@ -25,6 +25,17 @@ _TRACKING_UID: Final = "112040"
 _SEGMENT_REFERENCES: Final = frozenset({"121191", "121214"})
 _COORDINATES: Final = frozenset({"SCOORD", "SCOORD3D"})
 _REFERENCES: Final = frozenset({"IMAGE", "COMPOSITE"})
+#: Value types that have a concept name always (PS3.3 C.17.3.2, table C.17-5), and where their value stands.
+_NAMED: Final = {
+    "TEXT": "TextValue",
+    "CODE": "ConceptCodeSequence",
+    "UIDREF": "UID",
+    "NUM": "",
+    "PNAME": "PersonName",
+    "DATE": "Date",
+    "TIME": "Time",
+    "DATETIME": "DateTime",
+}
 
 
 def report_faults(ds: Dataset, sizes: Sizes) -> Iterator[str]:
@@ -45,6 +56,7 @@ def report_faults(ds: Dataset, sizes: Sizes) -> Iterator[str]:
     if len(kinds) > 1:
         yield f"measurement groups are mixed ({', '.join(sorted(kinds))}): viewers blank the whole report"
     yield from _tree_faults(ds, sizes)
+    yield from _item_faults(ds)
     yield from _evidence_faults(ds)
 
 
@@ -57,6 +69,7 @@ def key_object_faults(ds: Dataset) -> Iterator[str]:
         yield "it refers to nothing"
     if any("ConceptNameCodeSequence" in item for item in items):
         yield "a reference has a concept name, which TID 2010 does not give it"
+    yield from _item_faults(ds)
     yield from _evidence_faults(ds)
 
 
@@ -84,12 +97,24 @@ def _kind(group: Dataset) -> str:
 def _tree_faults(ds: Dataset, sizes: Sizes) -> Iterator[str]:
     for item in _descendants(ds):
         value_type = item.get("ValueType")
-        if not value_type:
-            yield "a content item has no value type"
-        elif value_type == "NUM":
+        if value_type == "NUM":
             yield from (f"{_meaning(item)}: {fault}" for fault in _number_faults(item))
         elif value_type == "SCOORD":
             yield from _coordinate_faults(item, sizes)
+
+
+def _item_faults(ds: Dataset) -> Iterator[str]:
+    """What every content item needs, after its value type."""
+    if ds.get("ValueType") != "CONTAINER" or not ds.get("ContinuityOfContent"):
+        yield "its root is no container"
+    for item in _descendants(ds):
+        value_type = str(item.get("ValueType") or "")
+        if not value_type or not item.get("RelationshipType"):
+            yield f"a content item ({_meaning(item)}) has no value type or no relationship"
+        elif value_type in _NAMED:
+            value = _NAMED[value_type]
+            if not _name(item) or (value and not item.get(value)):
+                yield f"a content item ({value_type}, {_meaning(item)}) has no name or no value"
 
 
 def _number_faults(item: Dataset) -> Iterator[str]:
@@ -156,7 +181,7 @@ def _name(item: Dataset) -> str:
 
 def _meaning(item: Dataset) -> str:
     names = item.get("ConceptNameCodeSequence") or ()
-    return str(names[0].get("CodeMeaning")) if names else "a NUM without a name"
+    return str(names[0].get("CodeMeaning")) if names else "without a name"
 
 
 def _template(ds: Dataset) -> str:

@@ -16,6 +16,8 @@ from pydicom import Dataset
 #: Mandatory modules whose tables cannot be read without their conditions: functional groups may be shared or per
 #: frame, and content items need what their value type needs (`encode.gate_sr` checks these).
 _UNREADABLE: Final = ("functional-groups", "sr-document-content")
+#: Modules that the standard makes conditional, and that hold for everything the node writes of an IOD.
+_ALWAYS: Final = {"segmentation": ("frame-of-reference", "common-instance-reference")}
 #: Type 1 before type 2: the stricter one holds where modules differ.
 _REQUIRED: Final = ("1", "2")
 
@@ -37,8 +39,10 @@ def requirements(sop_class: str) -> dict[str, Requirement] | None:
     if modules is None:
         return None
     merged: dict[str, Requirement] = {}
+    always = _ALWAYS.get(tables.get_sop_class_iod_map()[sop_class], ())
     for module in modules:
-        if module["usage"] == "M" and not module["key"].endswith(_UNREADABLE):
+        wanted = module["usage"] == "M" or module["key"] in always
+        if wanted and not module["key"].endswith(_UNREADABLE):
             _merge(merged, tables.construct_module_tree(module["key"])["attributes"])
     return merged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from copy import deepcopy
@@ -185,8 +186,12 @@ def relabel(ds):
     )
 
 
+def source_image(frame):
+    return frame.DerivationImageSequence[0].SourceImageSequence[0]
+
+
 def another_instance(frame, _):
-    frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.3.4"
+    source_image(frame).ReferencedSOPInstanceUID = "1.2.3.4"
 
 
 WRONG_OVERLAYS = {
@@ -232,6 +237,26 @@ WRONG_OVERLAYS = {
     "labels swapped": (relabel, "its segments are none of the result's segmentations"),
     "frame left out": (drop_frame, r"\d+ voxels of the result are in no frame"),
     "frame twice": (repeat_frame, r"segment \d comes twice on plane \d"),
+    "no colour": (
+        lambda ds: delattr(ds.SegmentSequence[0], "RecommendedDisplayCIELabValue"),
+        "segment 1 has no colour",
+    ),
+    "no algorithm": (
+        lambda ds: delattr(ds.SegmentSequence[1], "SegmentationAlgorithmIdentificationSequence"),
+        "segment 2 does not say which algorithm found it",
+    ),
+    "shared tracking": (
+        lambda ds: setattr(ds.SegmentSequence[1], "TrackingUID", ds.SegmentSequence[0].TrackingUID),
+        "segments have no tracking UID of their own",
+    ),
+    "no purpose": (
+        every_frame(lambda frame, _: source_image(frame).pop("PurposeOfReferenceCodeSequence", None)),
+        "does not say what its source image is to it",
+    ),
+    "instances not listed": (
+        lambda ds: setattr(ds.ReferencedSeriesSequence[0], "ReferencedInstanceSequence", []),
+        "ReferencedSeriesSequence does not list the source's instances",
+    ),
     "pixels cut off": (lambda ds: setattr(ds, "PixelData", ds.PixelData[:-2]), "PixelData has"),
     "frames miscounted": (lambda ds: setattr(ds, "NumberOfFrames", 9), "3 frames are described, but 9"),
 }
@@ -412,6 +437,26 @@ BROKEN_TREES = {
     "segment that is not": ("report", segment_that_is_not, "refers to segment 7 of"),
     "frame that is not": ("marks", frame_that_is_not, "refers to frame 2 of"),
     "not in the evidence": ("marks", no_evidence, "is referred to but not listed as evidence"),
+    "item without relationship": (
+        "report",
+        lambda ds: delattr(ds.ContentSequence[0], "RelationshipType"),
+        "has no value type or no relationship",
+    ),
+    "text without text": (
+        "report",
+        lambda ds: setattr(of_type(ds, "TEXT")[0], "TextValue", None),
+        "has no name or no value",
+    ),
+    "code without scheme": (
+        "report",
+        lambda ds: delattr(of_type(ds, "CODE")[0].ConceptCodeSequence[0], "CodingSchemeDesignator"),
+        "ConceptCodeSequence has no coding scheme",
+    ),
+    "code without meaning": (
+        "keys",
+        lambda ds: delattr(ds.ConceptNameCodeSequence[0], "CodeMeaning"),
+        "ConceptNameCodeSequence has no code value or no meaning",
+    ),
     "key image elsewhere": ("keys", image_elsewhere, "refers to 1.2.3.4, which is neither"),
     "key image not in the evidence": ("keys", no_evidence, "is referred to but not listed as evidence"),
 }
@@ -452,6 +497,15 @@ EVERYTHING = {
     "no maker": (lambda ds: delattr(ds, "Manufacturer"), r"Manufacturer is absent \(type"),
     "foreign attribute": (lambda ds: setattr(ds, "KVP", "120"), "KVP is not in the IOD"),
     "private attribute": (lambda ds: ds.add_new(0x00091001, "LO", "x"), "is not in the IOD"),
+    "another character set": (
+        lambda ds: setattr(ds, "SpecificCharacterSet", "ISO_IR 100"),
+        "names would be read wrongly",
+    ),
+    "no contributors": (
+        lambda ds: delattr(ds, "ContributingEquipmentSequence"),
+        "ContributingEquipmentSequence does not say who made it",
+    ),
+    "no series": (lambda ds: delattr(ds, "SeriesInstanceUID"), "SeriesInstanceUID is absent"),
     "another file": (
         lambda ds: setattr(ds.file_meta, "MediaStorageSOPInstanceUID", "1.2.3"),
         "the file meta information names another object",
@@ -511,6 +565,33 @@ def test_every_fault_of_every_object_is_told_at_once(good):
     assert "PatientID is not the source's; AccessionNumber is not the source's" in told
     assert f"KO {objects['keys'].SOPInstanceUID}" in told
     assert "OTHER" not in told  # an identity is at no place of a message
+
+
+REFERS_TO = {
+    "seg": [],
+    "labelmap": [],
+    "report": ["seg"],
+    "marks": [],
+    "keys": ["seg", "report", "marks"],
+    "image 0": [],
+}
+
+
+@pytest.mark.parametrize("name", REFERS_TO)
+def test_no_damage_of_the_top_level_breaks_the_gate_itself(good, name):
+    """Whatever is absent or empty: the gate passes the object or refuses it by name, and never fails otherwise."""
+    source, result, objects = good
+    others = [objects[key] for key in REFERS_TO[name]]
+    for element in objects[name]:
+        for empty in (False, True):
+            damaged = Dataset()
+            damaged.update(objects[name])
+            damaged.file_meta = objects[name].file_meta
+            del damaged[element.tag]
+            if empty:
+                damaged.add_new(element.tag, element.VR, [] if element.VR == "SQ" else None)
+            with contextlib.suppress(EncodingError):
+                check_objects([damaged, *others], source, result)
 
 
 @pytest.mark.benchmark
