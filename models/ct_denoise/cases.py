@@ -52,10 +52,10 @@ def _crop(image: Tensor, half: int = HALF) -> Tensor:
     return image[..., max(rows - half, 0) : rows + half, max(columns - half, 0) : columns + half]
 
 
-def synthetic(count: int) -> Iterator[Case]:
+def synthetic(count: int, realisations: int = simulate.REALISATIONS) -> Iterator[Case]:
     """Held-out simulated slices at 20 HU, the three kernel families in turn."""
     for index in range(count):
-        item = simulate.simulate_slice(simulate.EVALUATION_SEED + 5000 + index)
+        item = simulate.simulate_slice(simulate.EVALUATION_SEED + 5000 + index, realisations=realisations)
         kernel = KERNELS[("soft", "std", "sharp")[index % 3]]
         clean, noise = render(item, kernel, 20.0)
         clean, noise = _crop(clean), _crop(noise)

@@ -159,7 +159,9 @@ class Slice:
     rendered: bool = False
 
 
-def simulate_slice(seed: int, size: int = POOL_SIZE, device: torch.device | None = None) -> Slice:
+def simulate_slice(
+    seed: int, size: int = POOL_SIZE, device: torch.device | None = None, realisations: int = REALISATIONS
+) -> Slice:
     """The training slice of ``seed``; the same on every machine up to rounding."""
     device = device or torch.device("cpu")
     draw = Draw(seed + 7_000_000_000, 1, 1.0, torch.device("cpu"))
@@ -175,6 +177,6 @@ def simulate_slice(seed: int, size: int = POOL_SIZE, device: torch.device | None
     weights = relative_flux(line_integrals(clean[None], pixel_mm, scan), scan)
     unit = unit_noise(size, pixel_mm, KERNELS["std"], scan)
     variance = measurement_variance(solve_flux(weights, sigma, unit, scan) * weights, scan)
-    white = torch.randn((REALISATIONS, *variance.shape[1:]), generator=draw.generator).to(device)
-    noise = raw_noise(variance.expand(REALISATIONS, -1, -1), size, pixel_mm, scan, white)
+    white = torch.randn((realisations, *variance.shape[1:]), generator=draw.generator).to(device)
+    noise = raw_noise(variance.expand(realisations, -1, -1), size, pixel_mm, scan, white)
     return Slice(clean=clean, noise=noise, pixel_mm=pixel_mm, sigma_hu=sigma)

@@ -157,6 +157,19 @@ def test_psnr_and_rmse_are_those_of_the_definition():
     assert metrics.ssim(reference, reference, mask) == pytest.approx(1.0)
 
 
+def test_the_signal_to_noise_ratio_is_that_of_the_definition():
+    reference = 10.0 * torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(60, 60, dtype=torch.bool)
+    assert metrics.snr(reference, reference + 1.0, mask) == pytest.approx(20.0, abs=0.3)
+
+
+def test_what_all_scans_lose_alike_is_structure_and_noise_is_not():
+    generator = torch.Generator().manual_seed(0)
+    noise_removed, structure = torch.randn(4, 5000, generator=generator), torch.randn(5000, generator=generator)
+    assert metrics.structure_share(noise_removed) == pytest.approx(0.0, abs=0.03)
+    assert metrics.structure_share(noise_removed + 0.5 * structure) == pytest.approx(0.2, abs=0.03)
+
+
 def test_edge_preservation_and_correlation_are_one_for_the_same_image_and_fall_with_noise():
     generator = torch.Generator().manual_seed(0)
     image = 60.0 * torch.randn(40, 40, generator=generator)
@@ -234,4 +247,6 @@ def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
     table = {row["method"]: row for row in found["images"]}
     assert table["ours, strength 0.6"]["rmse_hu"] < table["identity"]["rmse_hu"]
     assert found["low_contrast"] == [] and found["scans"] == []
+    assert 0.0 <= found["removed"][0]["structure_share"] < 0.2
+    assert {row["bar"] for row in found["bars"]} >= {"bench: mean contrast of inserts kept of 0.85 or more"}
     assert all(np.isfinite(value) for row in found["bench"] for value in row.values() if isinstance(value, float))
