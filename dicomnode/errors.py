@@ -30,7 +30,9 @@ NodeError
     ├── AssociationRejected †    A-ASSOCIATE-RJ
     ├── AssociationAborted †     lost in the middle
     ├── ContextNotAccepted       the peer refused this SOP class
-    └── StoreRefused             a failure status; transient when PS3.4 B.2.3 says so
+    ├── StoreRefused             a failure status; transient when PS3.4 B.2.3 says so
+    ├── IdentityUnreadable       no file is left that says whose study a notification is about
+    └── NotificationRefused      who should be told of a finding answered that it does not take the message
 
 † transient: trying again can help. Retry policy reads the class attribute and nothing else. An exception's message says
 what happened, to which UID, and what to do.
@@ -216,3 +218,11 @@ class StoreRefused(DispatchError):
     def retry(self) -> bool:
         """Whether the same object may be accepted later."""
         return self.status & 0xFF00 == 0xA700
+
+
+class IdentityUnreadable(DispatchError):
+    """No file of the study is left, or none can be read, to say whose it is."""
+
+
+class NotificationRefused(DispatchError):
+    """Who should be told of a finding answered, and does not take the message: see its own log."""

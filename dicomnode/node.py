@@ -1,6 +1,6 @@
 """The only place that knows every room: builds them from the configuration, starts them, stops them in order.
 
-Start: database, receiver process, assembler, dispatcher, outbox, housekeeping.
+Start: database, receiver process, assembler, dispatcher, outbox, notifier, housekeeping.
 Stop: the receiver first (no new work), then the rooms along the flow, so that what was acknowledged is in the table.
 """
 
@@ -18,6 +18,7 @@ from dicomnode import __version__
 from dicomnode.assemble.assembler import Assembler
 from dicomnode.config import Config, Destination, Query
 from dicomnode.dispatch import Outbox, count_instances, echo
+from dicomnode.dispatch.notify import Notifier
 from dicomnode.errors import ConfigError, NodeError
 from dicomnode.execute.dispatcher import Dispatcher
 from dicomnode.execute.slots import local_executor
@@ -53,10 +54,16 @@ class Node:
         self._sweep_results(data / "results")
         self.receiver = ReceiverProcess(config)
         self.outbox = Outbox(config, self.database)
-        self.dispatcher = Dispatcher(config, self.database, local_executor(config), on_stored=self.outbox.wake)
+        self.notifier = Notifier(config, self.database)
+        self.dispatcher = Dispatcher(config, self.database, local_executor(config), on_stored=self._stored)
         self.assembler = Assembler(config, self.database, count=self._count, on_queued=self.dispatcher.wake)
         self.housekeeper = Housekeeper(config, self.database, echo=self._echo)
         self._watch = threading.Thread(target=self._supervise, name="receiver-watch")
+
+    def _stored(self) -> None:
+        """A job ended: what it made may leave, and what it found may be told."""
+        self.outbox.wake()
+        self.notifier.wake()
 
     def _count(self, query: Query, study_uid: str, series_uid: str) -> int | None:
         return count_instances(query, self.config.node.ae_title, study_uid, series_uid)
@@ -79,6 +86,7 @@ class Node:
         self.dispatcher.start()
         self.assembler.start()
         self.outbox.start()
+        self.notifier.start()
         self.housekeeper.start()
         self._watch.start()
         logger.info(
@@ -114,6 +122,7 @@ class Node:
         self.assembler.stop()
         self.dispatcher.stop()
         self.outbox.stop()
+        self.notifier.stop()
         self.housekeeper.stop()
         self.database.close()
         if self._lock is not None:
