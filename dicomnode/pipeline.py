@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 
 import numpy as np
 from highdicom import Volume
@@ -31,13 +31,17 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dicomnode.errors import Unsuitable
+from dicomnode.inputs import Attribute, CineSeries, Geometry, ImageSeries
 
 __all__ = [
+    "END_DIASTOLE",
+    "END_SYSTOLE",
     "HU",
     "ML",
     "MM",
     "Algorithm",
     "Attribute",
+    "CineSeries",
     "Code",
     "Finding",
     "Geometry",
@@ -52,6 +56,7 @@ __all__ = [
     "Segment",
     "Segmentation",
     "Site",
+    "TimePoint",
     "Unsuitable",
     "Urgency",
     "Volume",
@@ -64,24 +69,6 @@ HU: Final = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 ML: Final = Code("ml", "UCUM", "milliliter")
 #: Millimetre, UCUM.
 MM: Final = Code("mm", "UCUM", "millimeter")
-
-#: A header value a pipeline may see: text, a number, or several of them.
-Attribute = str | float | tuple[str, ...] | tuple[float, ...]
-
-
-class Geometry(StrEnum):
-    """How the planes of a series lie to each other."""
-
-    #: Parallel planes at equal steps along their normal: a `Volume`.
-    REGULAR = "regular"
-    #: Parallel planes along their normal at unequal steps (mixed increments).
-    UNEVEN = "uneven"
-    #: Equal steps with some planes absent.
-    GAPS = "gaps"
-    #: Parallel planes whose positions do not run along the normal (gantry tilt); steps may be unequal too.
-    TILTED = "tilted"
-    #: One plane only.
-    SINGLE = "single"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,58 +95,6 @@ class Runtime:
     threads: int = 1
     #: Call with (phase, fraction 0..1) to show progress; never fails.
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageSeries:
-    """One series of parallel planes, modality LUT applied.
-
-    Planes are ordered by position along their normal so that the volume is right-handed; for an axial series of a
-    supine patient plane 0 is nearest the head (the order of highdicom's ``get_volume_from_series``).
-    """
-
-    #: Values in ``units``: float32, C-contiguous, axes (slice, row, column).
-    array: NDArray[np.float32]
-    #: True where the scanner wrote PixelPaddingValue (no measurement): bool, axes (slice, row, column).
-    padding: NDArray[np.bool_]
-    #: UCUM code of ``array``'s values, for example `HU`.
-    units: Code
-    #: ImagePositionPatient of each plane: float64 (slice, 3), LPS [mm].
-    positions: NDArray[np.float64]
-    #: ImageOrientationPatient: float64 (6,), direction of a row then of a column, LPS.
-    orientation: NDArray[np.float64]
-    #: Distance between rows, distance between columns [mm] (PixelSpacing's order).
-    pixel_spacing: tuple[float, float]
-    #: How the planes lie to each other.
-    geometry: Geometry
-    #: Where ``geometry`` is not REGULAR: what was seen, in one sentence.
-    geometry_note: str = ""
-    #: Allow-listed acquisition attributes by keyword (KVP, ConvolutionKernel, ...). No patient identity.
-    acquisition: Mapping[str, Attribute] = field(default_factory=dict)
-    #: Some expected instances never arrived (the completeness cap fired).
-    incomplete: bool = False
-    #: `highdicom.Volume` of a REGULAR series, made by the node.
-    regular_volume: Volume | None = None
-
-    def __post_init__(self) -> None:
-        if self.array.ndim != 3 or self.array.dtype != np.float32:
-            raise ValueError(f"array must be float32 (slice, row, column), is {self.array.dtype} {self.array.shape}")
-        if self.padding.shape != self.array.shape or len(self.positions) != len(self.array):
-            raise ValueError("padding and positions must match array")
-
-    @property
-    def volume(self) -> Volume:
-        """The series as a regular volume; raises `Unsuitable` with the reason if it is not one."""
-        if self.regular_volume is None:
-            raise Unsuitable(f"needs a regular volume; the series is {self.geometry}: {self.geometry_note}")
-        return self.regular_volume
-
-    @property
-    def slice_positions(self) -> NDArray[np.float64]:
-        """Distance of each plane from plane 0 along the slice normal: float64 (slice,) [mm]."""
-        normal = np.cross(self.orientation[:3], self.orientation[3:])
-        along: NDArray[np.float64] = np.abs((self.positions - self.positions[0]) @ normal)
-        return along
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,13 +163,35 @@ class Segment:
     colour: tuple[int, int, int] = (255, 80, 60)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePoint:
+    """What a phase of the heartbeat is called in reports (TID 1502)."""
+
+    #: For a person to read, for example ``ED``.
+    label: str
+    type: Code
+
+
+END_DIASTOLE: Final = TimePoint(label="ED", type=Code("416190007", "SCT", "End diastole"))
+END_SYSTOLE: Final = TimePoint(label="ES", type=Code("416430001", "SCT", "End Systole"))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segmentation:
-    """Labels on the planes of the input, to be written as one SEG series."""
+    """Labels on the planes of the input, to be written as one SEG series.
 
-    #: 0: nothing; n: ``segments[n - 1]``. uint8, same shape as the input, axes (slice, row, column).
+    Of a `CineSeries`, a segmentation lies on one phase: segmentations of other phases are further ones, with roles and
+    segment keys of their own (``lv-ed``, ``lv-es``).
+    """
+
+    #: 0: nothing; n: ``segments[n - 1]``. uint8, same shape as the input (as one phase of it), axes (slice, row,
+    #: column).
     labels: NDArray[np.uint8]
     segments: tuple[Segment, ...]
+    #: Index of the phase of a `CineSeries` that was segmented; None for an `ImageSeries`.
+    phase: int | None = None
+    #: What that phase is called, for example `END_DIASTOLE`; None: nothing special.
+    time_point: TimePoint | None = None
     #: Part of the identity of the object (deterministic UIDs).
     role: str = "segmentation"
     #: SeriesDescription, for example ``AI hemorrhage`` (the node appends ``, RUO``).
@@ -285,12 +242,14 @@ class Finding:
 class KeyPlane:
     """A plane a reader should look at first: key images, marks and the summary page are made from these."""
 
-    #: Index of the plane in the input.
+    #: Index of the plane (the slice) in the input.
     plane: int
     #: Why, in a few words, for example ``largest extent of the subdural hemorrhage``.
     reason: str
     #: Keys of the segments that are outlined there; empty: all that lie on the plane.
     segments: tuple[str, ...] = ()
+    #: Index of the phase of a `CineSeries`; None for an `ImageSeries`.
+    phase: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,11 +281,13 @@ class NoOptions:
     """The options of a pipeline that has none."""
 
 
-Input = TypeVar("Input", bound=ImageSeries)
+Input = TypeVar("Input", bound=ImageSeries | CineSeries)
 
 
 class Pipeline(abc.ABC, Generic[Input]):
     """One algorithm. Subclass it, set ``algorithm``, write ``setup`` and ``run``.
+
+    What stands in brackets, ``Pipeline[CineSeries]``, is what ``run`` is given.
 
     ``run`` may raise `Unsuitable` (an outcome: recorded, reported, never retried). Anything else it raises is a
     failure. It keeps no state between runs, and gives the same output for the same input, weights and options within
@@ -339,6 +300,14 @@ class Pipeline(abc.ABC, Generic[Input]):
     Options: ClassVar[type[Any]] = NoOptions
     #: True if ``run`` can work on a series of which instances are known to be missing.
     accepts_incomplete: ClassVar[bool] = False
+    #: What ``run`` is given; read off the brackets.
+    input_type: ClassVar[type[ImageSeries | CineSeries]] = ImageSeries
+
+    def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 - handed on to the next class
+        super().__init_subclass__(**arguments)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            if get_origin(base) is Pipeline and get_args(base)[0] in (ImageSeries, CineSeries):
+                cls.input_type = get_args(base)[0]
 
     def __init__(self, options: Any = None) -> None:  # noqa: ANN401 - the author's own Options class
         self.options = self.Options() if options is None else options

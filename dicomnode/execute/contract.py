@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from dicomnode.errors import ResultInvalid
-from dicomnode.pipeline import Finding, Image, ImageSeries, Measurement, Result, Segmentation
+from dicomnode.pipeline import CineSeries, Finding, Image, ImageSeries, Measurement, Result, Segmentation
 
 #: Longest LO (PS3.5 6.2): labels and descriptions end there.
 _MAX_LO = 64
 
 
-def check_result(result: Result, series: ImageSeries) -> None:
+def check_result(result: Result, series: ImageSeries | CineSeries) -> None:
     """Raise `ResultInvalid` that names everything in ``result`` that breaks the contract."""
     if not isinstance(result, Result):
         raise ResultInvalid(f"run() returned {type(result).__name__}, not Result")
@@ -31,8 +31,9 @@ def check_result(result: Result, series: ImageSeries) -> None:
     for finding in result.findings:
         faults += _finding(finding, keys)
     for key_plane in result.key_planes:
-        if not 0 <= key_plane.plane < len(series.array):
-            faults.append(f"key plane {key_plane.plane} of {len(series.array)} planes")
+        if not 0 <= key_plane.plane < len(series.positions):
+            faults.append(f"key plane {key_plane.plane} of {len(series.positions)} planes")
+        faults += _phase(key_plane.phase, series, f"key plane {key_plane.plane}")
         faults += [f"key plane names the unknown segment {key!r}" for key in key_plane.segments if key not in keys]
     if not (result.images or result.reported):
         faults.append("it says nothing: report a finding as absent or undetermined, or raise Unsuitable")
@@ -51,7 +52,18 @@ def _roles(result: Result) -> Iterator[str]:
 _RESERVED = frozenset({"report", "values", "marks", "key-images", "summary"})
 
 
-def _image(image: Image, series: ImageSeries) -> Iterator[str]:
+def _phase(phase: int | None, series: ImageSeries | CineSeries, name: str) -> Iterator[str]:
+    if isinstance(series, ImageSeries):
+        if phase is not None:
+            yield f"{name} is of phase {phase}, and the series has no phases"
+    elif phase is None or not 0 <= phase < len(series.array):
+        yield f"{name} is of phase {phase}, and the cine has the phases 0 to {len(series.array) - 1}"
+
+
+def _image(image: Image, series: ImageSeries | CineSeries) -> Iterator[str]:
+    if isinstance(series, CineSeries):
+        yield f"image {image.role!r} is of a cine, of which no images can be written"
+        return
     if image.array.shape != series.array.shape or image.array.dtype != np.float32:
         yield (
             f"image {image.role!r} is {image.array.dtype} {image.array.shape}, the series is float32 "
@@ -64,10 +76,12 @@ def _image(image: Image, series: ImageSeries) -> Iterator[str]:
         yield f"image {image.role!r} is constant, the series is not"
 
 
-def _segmentation(segmentation: Segmentation, series: ImageSeries) -> Iterator[str]:
+def _segmentation(segmentation: Segmentation, series: ImageSeries | CineSeries) -> Iterator[str]:
     labels, name = segmentation.labels, f"segmentation {segmentation.role!r}"
-    if labels.shape != series.array.shape or labels.dtype != np.uint8:
-        yield f"{name} is {labels.dtype} {labels.shape}, the series is {series.array.shape} and labels are uint8"
+    shape = series.array.shape[-3:]
+    yield from _phase(segmentation.phase, series, name)
+    if labels.shape != shape or labels.dtype != np.uint8:
+        yield f"{name} is {labels.dtype} {labels.shape}, the series is {shape} and labels are uint8"
         return
     if not segmentation.segments:
         yield f"{name} declares no segments"
