@@ -37,6 +37,9 @@ BRAIN_HU: Final = (15.0, 45.0)
 DYE_HU: Final = (120.0, 400.0)
 DYE_ML: Final = 3.0
 CALCIFICATION_ML: Final = 0.5
+#: Clips and coils [HU], and the least of them [mL]; they shine as dye does, and make a head unreadable.
+METAL_HU: Final = 2500.0
+METAL_ML: Final = 0.02
 #: Distance from bone at which its blur has ended [mm].
 RIM_MM: Final = 6.0
 #: Share of the cavity that must lie within the series (ml-ct 1.1).
@@ -148,8 +151,11 @@ def _refuse_dye(values: NDArray[np.float32], brain: Mask, voxel_ml: NDArray[np.f
     counts = np.stack([np.bincount(plane.ravel(), minlength=int(parts.max()) + 1) for plane in parts])
     sizes = (counts * voxel_ml[:, None]).sum(axis=0)[1:]
     dye = float(sizes[sizes > CALCIFICATION_ML].sum())
-    if dye > DYE_ML:
-        raise dn.Unsuitable(f"{dye:.1f} mL of the brain lie at {_range(DYE_HU)} HU: contrast medium, or metal")
+    if dye <= DYE_ML:
+        return
+    if ((brain & (values > METAL_HU)).sum(axis=(1, 2)) * voxel_ml).sum() > METAL_ML:
+        raise Unreadable("limited quality: metal within the skull")
+    raise dn.Unsuitable(f"{dye:.1f} mL of the brain lie at {_range(DYE_HU)} HU: contrast medium")
 
 
 def covered(areas_cm2: NDArray[np.float64], weights_mm: NDArray[np.float64]) -> float:

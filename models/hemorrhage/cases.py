@@ -70,7 +70,8 @@ def slice_weights(positions: NDArray[np.float64], orientation: NDArray[np.float6
     return 0.5 * (np.concatenate([steps[:1], steps]) + np.concatenate([steps, steps[-1:]]))
 
 
-def _members(path: Path) -> Iterator[bytes]:
+def members(path: Path) -> Iterator[bytes]:
+    """Contents of the files of a folder or .tar.xz."""
     if path.is_dir():
         for file in sorted(part for part in path.rglob("*") if part.is_file()):
             yield file.read_bytes()
@@ -96,7 +97,7 @@ def read_study(path: Path, name: str, group: str = "") -> Study:
 
     planes: list[tuple[float, Array, NDArray[np.float64]]] = []
     spacing, orientation = (1.0, 1.0), np.zeros(6)
-    for content in _members(path):
+    for content in members(path):
         header = pydicom.dcmread(io.BytesIO(content), force=True)
         if "PixelData" not in header:
             continue

@@ -24,6 +24,8 @@ BONE_HU: Final = 180.0
 CLOSE_MM: Final = 6.0
 #: What is inside without being air or bone: fat-free soft tissue, CSF, blood [HU].
 CONTENT_HU: Final = (-40.0, 180.0)
+#: Within a closed ring dark streaks count too, air does not [HU].
+STREAK_HU: Final = -250.0
 #: Links this thin between the cavity and what else a ring of bone may hold are cut (sinus walls, canals) [mm].
 CUT_MM: Final = 3.0
 #: Where the ring of a plane is open (skull base), the mask may reach this far beyond its neighbour's [mm].
@@ -42,7 +44,7 @@ def mask(hu: Array, pixel_spacing: tuple[float, float]) -> Mask:
     closed = [_closed_bone(plane, pixel) for plane in coarse]
     soft = (coarse > CONTENT_HU[0]) & (coarse < CONTENT_HU[1])
     filled = np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(bone))[8:-8, 8:-8] > 0 for bone in closed])
-    inside = _largest(filled & soft, pixel)
+    inside = _largest(filled & (coarse > STREAK_HU) & (coarse < CONTENT_HU[1]), pixel)
     bone = np.stack([sitk.GetArrayFromImage(plane)[8:-8, 8:-8] > 0 for plane in closed])
     _follow(inside, soft & ~bone, pixel)
     area = inside.sum(axis=(1, 2)) * pixel[0] * pixel[1] / 100.0
