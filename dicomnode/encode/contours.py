@@ -34,7 +34,7 @@ def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         Axes (row, column).
     """
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(mask, np.uint8))
-    labelled = SimpleITK.ConnectedComponent(image)  # type: ignore[no-untyped-call]
+    labelled = SimpleITK.ConnectedComponent(image)
     parts = SimpleITK.GetArrayFromImage(labelled)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0

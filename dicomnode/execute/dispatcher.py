@@ -23,7 +23,7 @@ from dicomnode.domain import Flavour, JobState, ObjectKind, Output
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
 from dicomnode.execute import executor
 from dicomnode.execute.executor import Event, Executor, PipelineSpec, Request
-from dicomnode.store import jobs, leader, outputs, pipelines, revisions, schema
+from dicomnode.store import jobs, leader, notifications, outputs, pipelines, revisions, schema
 from dicomnode.store.db import Database
 from dicomnode.store.jobs import Failure, Job, RetryPolicy
 
@@ -219,9 +219,13 @@ class Dispatcher:
                         connection, job, event.outputs, now, quality=event.quality, notes=event.notes,
                         findings=event.findings, takes=self._takes(event.outputs),
                     )  # fmt: skip
+                    if stored:
+                        notifications.announce(connection, job, event.findings, self.config.notify, now)
                     line = ("Job stored", "job_stored", f"{len(event.outputs)} objects")
                 case executor.Refused():
-                    jobs.unsuitable(connection, job, event.reason, now)
+                    if jobs.unsuitable(connection, job, event.reason, now):
+                        # What an older revision said no longer holds.
+                        notifications.announce(connection, job, [], self.config.notify, now)
                     line = ("Input is not for this pipeline", "job_unsuitable", event.reason)
                 case executor.Failed():
                     state = jobs.fail(connection, job, event.failure, self._policy, now)
