@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -77,15 +78,17 @@ class Hl7Sender:
         address = (self._hook.host, self._hook.port)
         with socket.create_connection(address, timeout=self._hook.timeout) as plain:
             if self._context is None:
-                return _talk(plain, framed)
+                return _talk(plain, framed, self._hook.timeout)
             with self._context.wrap_socket(plain, server_hostname=self._hook.host) as secured:
-                return _talk(secured, framed)
+                return _talk(secured, framed, self._hook.timeout)
 
 
-def _talk(connection: socket.socket, framed: bytes) -> bytes:
+def _talk(connection: socket.socket, framed: bytes, timeout: float) -> bytes:
+    end = time.monotonic() + timeout
     connection.sendall(framed)
     received = b""
     while END not in received:
+        connection.settimeout(max(end - time.monotonic(), 0.001))  # of all parts together: some drip
         part = connection.recv(4096)
         if not part or len(received) > _MAX_ANSWER:
             raise ConnectionError("closed before the end of the answer")
@@ -210,7 +213,11 @@ def _text(text: str) -> str:
 
 
 def _fill(segment: Any, fields: Mapping[int, str]) -> None:  # noqa: ANN401 - hl7apy has no types
-    """Set fields by number; empty ones stay out."""
-    for number, value in fields.items():
-        if value:
-            setattr(segment, f"{segment.name}_{number}".lower(), value)
+    """Set fields by number, repetitions parted by ``~``; empty ones stay out."""
+    for number, value in sorted(fields.items()):
+        field = f"{segment.name}_{number}".lower()
+        first, *further = value.split("~")
+        if first:
+            setattr(segment, field, first)
+        for repetition in further:
+            segment.add_field(field).value = repetition

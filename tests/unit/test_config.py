@@ -71,6 +71,40 @@ def test_the_annotated_example_loads_and_states_every_setting() -> None:
         assert set(written[section]) == known, f"{section}: the example must state every setting"
 
 
+def test_the_commented_hooks_of_the_example_load_and_state_every_setting() -> None:
+    text = (REPOSITORY / "deploy" / "node.yaml").read_text(encoding="utf-8")
+    lines = text[text.index("# notify:\n") :].splitlines()
+    loaded = config.parse("\n".join(line.removeprefix("# ") for line in lines))
+    said = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines))["notify"]
+    assert set(said["triage"]) == set(config.Webhook.model_fields)
+    assert set(said["engine"]) | set(said["triage"]) >= set(config.Hl7.model_fields)
+    assert [hook.kind for hook in loaded.notify.values()] == ["webhook", "hl7"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("{kind: webhook, url: 'http://10.0.0.1/x', secret_file: s}", "must be https"),
+        ("{kind: webhook, url: 'ftp://x/', secret_file: s}", "must be https"),
+        ("{kind: webhook, url: 'https://x/'}", "secret_file"),
+        ("{kind: hl7, host: h, urgency: []}", "urgency"),
+        ("{kind: hl7, host: h, urgency: [soon]}", "minutes"),
+        ("{kind: hl7, host: h, receiving_facility: 'A|B'}", "receiving_facility"),
+        ("{kind: hl7, host: h, prot: 1}", "prot: unknown key"),
+        ("{kind: fax}", "fax"),
+    ],
+)
+def test_a_wrong_hook_is_named(hook: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(f"notify: {{one: {hook}}}")
+    assert said in str(caught.value) and "notify.one" in str(caught.value)
+
+
+def test_a_webhook_on_this_machine_may_be_plain() -> None:
+    for host in ("127.0.0.1:8000", "localhost", "[::1]"):
+        assert config.parse(f"notify: {{one: {{kind: webhook, url: 'http://{host}/x', secret_file: s}}}}").notify
+
+
 def test_options_change_the_job_digest_and_destinations_do_not() -> None:
     one = config.parse(RULE)
     other = config.parse(RULE.replace("send_to: [PACS]", "send_to: [PACS], options: {a: 1}"))
