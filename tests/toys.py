@@ -114,3 +114,12 @@ class Bleeding(Shift):
     def run(self, series: dn.ImageSeries) -> dn.Result:
         found: dn.Result = getattr(phantoms, self.options.says)(series)
         return found
+
+
+class Wavering(Shift):
+    """Find lesions in up to six planes, and none in more: what late slices may do to a finding."""
+
+    algorithm = dn.Algorithm(name="toy-wavering", version="1.0.0")
+
+    def run(self, series: dn.ImageSeries) -> dn.Result:
+        return phantoms.bleeding(series) if len(series.array) <= 6 else phantoms.not_bleeding(series)

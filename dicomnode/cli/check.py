@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from datetime import UTC, datetime
 
 from dicomnode.cli.common import Commands, add_config, command, err, find_config, open_store, out, table
 from dicomnode.config import Config, load
 from dicomnode.dispatch import echo
+from dicomnode.dispatch.notify import sender
 from dicomnode.errors import NodeError
 from dicomnode.execute import loader
 from dicomnode.rules import check_rules
@@ -35,7 +37,7 @@ def _check(arguments: argparse.Namespace) -> int:
     check_rules(config.rules)
     out.print(f"{path}: {len(config.rules)} rules, {len(config.pipelines)} pipelines, "
               f"{len(config.sources)} sources, {len(config.destinations)} destinations")  # fmt: skip
-    wrong = _pipelines(config)
+    wrong = _pipelines(config) + _hooks(config)
     if arguments.migrate:
         migrate(open_store(config))
         out.print("database schema is up to date")
@@ -64,6 +66,19 @@ def _pipelines(config: Config) -> int:
             default = field.default if field.default is not dataclasses.MISSING else ""
             rows.add_row(field.name, str(field.type), str(default), str(settings.options.get(field.name, "")))
         out.print(rows)
+    return wrong
+
+
+def _hooks(config: Config) -> int:
+    wrong = 0
+    for name, hook in config.notify.items():
+        try:
+            sender(hook, lambda: datetime.now(UTC)).check()
+        except NodeError as error:
+            err.print(f"[red]hook {name}[/]: {error}", markup=True)
+            wrong += 1
+        else:
+            out.print(f"hook {name}: {hook.kind}, told of findings to communicate within {' or '.join(hook.urgency)}")
     return wrong
 
 

@@ -41,6 +41,9 @@ class Sender(Protocol):
     def send(self, message: Message) -> None:
         """Send one message; returns when it was taken."""
 
+    def check(self) -> None:
+        """Raise `ConfigError` if something it needs to send is not there."""
+
     def close(self) -> None:
         """Let go of connections."""
 

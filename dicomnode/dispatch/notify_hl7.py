@@ -71,6 +71,9 @@ class Hl7Sender:
         if code not in _ACCEPTED:
             raise NotificationRefused(f"the interface engine answered {code}")
 
+    def check(self) -> None:
+        """Nothing more is needed than what the constructor has read."""
+
     def close(self) -> None:
         """Nothing is kept open."""
 

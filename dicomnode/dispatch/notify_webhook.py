@@ -70,6 +70,10 @@ class WebhookSender:
         if not 200 <= status < 300:
             raise NotificationRefused(f"the webhook answered {status}")
 
+    def check(self) -> None:
+        """Raise `ConfigError` without a secret."""
+        self._secret()
+
     def close(self) -> None:
         """Close kept connections."""
         self._pool.clear()
