@@ -12,6 +12,8 @@ NodeError
 │   ├── MissingAttribute         an attribute the computation needs is absent
 │   ├── MixedGeometry            rows, columns, orientation or frame of reference differ
 │   ├── DuplicatePositions       several instances at one position
+│   ├── NotCine                  no stack of planes with phases of the heartbeat
+│   ├── UnequalPhases            some planes of a cine have other phases than the rest
 │   ├── UnsupportedSOPClass      not an image class this node can read
 │   ├── UndecodablePixels        the pixel data does not decode
 │   └── UndecodableText          the patient's identity is in no known character set
@@ -106,6 +108,14 @@ class MixedGeometry(SeriesError):
 
 class DuplicatePositions(SeriesError):
     """Several instances stand at one position."""
+
+
+class NotCine(SeriesError):
+    """No stack of planes that each show the phases of a heartbeat: the message names what was seen instead."""
+
+
+class UnequalPhases(SeriesError):
+    """The planes of a cine do not have the same number of phases: images are missing, or two stacks are mixed."""
 
 
 class UnsupportedSOPClass(SeriesError):

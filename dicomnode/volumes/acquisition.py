@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -42,6 +42,18 @@ ALLOWED: Final = (
     "ScanOptions",
     "LossyImageCompression",
 )
+#: What else a pipeline on a cine sees: indices of the heart are by body surface and sex, and need the heart rate.
+CINE: Final = (
+    *ALLOWED,
+    "PatientSize",
+    "PatientWeight",
+    "PatientSex",
+    "HeartRate",
+    "NominalInterval",
+    "CardiacNumberOfImages",
+    "BeatRejectionFlag",
+    "SequenceName",
+)
 #: A single plane with one of these values speaks for the series: gates must not miss it.
 _TELLING: Final = {
     "ImageType": ("LOCALIZER", "DERIVED", "SECONDARY"),
@@ -53,17 +65,19 @@ _TELLING: Final = {
 _TUPLES: Final = frozenset({"ImageType"})
 
 
-def attributes(planes: Iterable[tuple[Dataset, int]]) -> Mapping[str, Attribute]:
+def attributes(planes: Iterable[tuple[Dataset, int]], allowed: Sequence[str] = ALLOWED) -> Mapping[str, Attribute]:
     """Allow-listed attributes of plane 0; where planes differ in a telling attribute, the plane that tells.
 
     Parameters
     ----------
     planes
         Header and frame number of each plane, in plane order.
+    allowed
+        Keywords that may be seen.
     """
     listed = list(planes)
     found: dict[str, Attribute] = {}
-    for keyword in ALLOWED:
+    for keyword in allowed:
         values = [_attribute(frames.find(*listed[0], keyword), keyword)]
         if keyword in _TELLING:
             values += [_attribute(frames.find(*plane, keyword), keyword) for plane in listed[1:]]

@@ -175,7 +175,7 @@ def load(paths: Sequence[Path], *, incomplete: bool = False, default_charset: st
         lambda plane: frames.phase(reader.headers[numbered[plane][0]], numbered[plane][1]),
     )
     headers, planes = _planes(reader, numbered, stack)
-    _repair_thickness(headers, stack, reader.normaliser)
+    repair_thickness(headers, stack, reader.normaliser)
     stored, padding = _in_order(reader, stack)
     source = SourceSeries(
         headers=headers,
@@ -274,7 +274,7 @@ def _images(
     return ImageSeries(
         array=array,
         padding=np.ascontiguousarray(padding),
-        units=_units(headers[0], attributes.get("RescaleType")),
+        units=units_of(headers[0], attributes.get("RescaleType")),
         positions=stack.positions,
         orientation=stack.orientation,
         pixel_spacing=(spacing[0], spacing[1]),
@@ -282,16 +282,21 @@ def _images(
         geometry_note=stack.note,
         acquisition=attributes,
         incomplete=incomplete,
-        regular_volume=_volume(array, headers[0], stack, spacing) if stack.geometry is Geometry.REGULAR else None,
+        regular_volume=regular_volume(array, headers[0], stack, spacing)
+        if stack.geometry is Geometry.REGULAR
+        else None,
     )
 
 
-def _units(header: Dataset, rescale_type: object) -> Code:
+def units_of(header: Dataset, rescale_type: object) -> Code:
     """HU for CT, unless the scanner says that the values are something else (PS3.3 C.8.2.1.1.2)."""
     return HU if header.SOPClassUID in frames.CT_CLASSES and rescale_type in {None, "HU"} else NO_UNITS
 
 
-def _volume(array: NDArray[np.float32], header: Dataset, stack: geometry.Stack, spacing: tuple[float, ...]) -> Volume:
+def regular_volume(
+    array: NDArray[np.float32], header: Dataset, stack: geometry.Stack, spacing: tuple[float, ...]
+) -> Volume:
+    """``array`` (slice, row, column) in the place of a regular stack."""
     return Volume.from_attributes(
         array=array,
         image_position=[float(value) for value in stack.positions[0]],
@@ -303,7 +308,7 @@ def _volume(array: NDArray[np.float32], header: Dataset, stack: geometry.Stack, 
     )
 
 
-def _repair_thickness(headers: tuple[Dataset, ...], stack: geometry.Stack, normaliser: Normaliser) -> None:
+def repair_thickness(headers: tuple[Dataset, ...], stack: geometry.Stack, normaliser: Normaliser) -> None:
     """Give SliceThickness, and SpacingBetweenSlices where present, a value from the positions if they have none."""
     if stack.geometry is Geometry.SINGLE:
         return
