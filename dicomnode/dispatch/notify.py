@@ -133,8 +133,9 @@ class Lane:
         if self._resume_at is not None and now < self._resume_at:
             return min((self._resume_at - now).total_seconds(), _POLL_S)
         self._resume_at = None
+        lease = timedelta(seconds=self.hook.timeout + _GRACE_S)
         with self.database.write() as connection:
-            one = notifications.claim(connection, self.name, now)
+            one = notifications.claim(connection, self.name, now, lease)
             later = None if one else notifications.next_due(connection, self.name)
         if one is None:
             wait = _POLL_S if later is None else (later - now).total_seconds()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -265,10 +265,11 @@ def _presence_now(finding: Finding, statements: Sequence[_Statement]) -> str:
 # -- sending
 
 
-def claim(connection: Connection, hook: str, now: datetime) -> Notification | None:
+def claim(connection: Connection, hook: str, now: datetime, lease: timedelta = timedelta(0)) -> Notification | None:
     """The message to ``hook`` that goes next, its try counted; None if nothing is due.
 
-    A message waits until the one before it in its chain has an outcome.
+    A message waits until the one before it in its chain has an outcome. For as long as ``lease`` nobody else claims it,
+    since another node may serve the same hook; one whose outcome is not recorded by then is due again.
     """
     table, before = schema.notification, schema.notification.alias()
     earlier = select(before.c.id).where(
@@ -289,10 +290,12 @@ def claim(connection: Connection, hook: str, now: datetime) -> Notification | No
         )
         .order_by(table.c.id)
         .limit(1)
+        .with_for_update(skip_locked=True)  # SQLite has no such clause and needs none: the transaction is immediate
     ).first()
     if row is None:
         return None
-    connection.execute(update(table).where(table.c.id == row.id).values(attempt=row.attempt + 1))
+    changes = {"attempt": row.attempt + 1, "not_before": (now + lease).timestamp()}
+    connection.execute(update(table).where(table.c.id == row.id).values(**changes))
     return get(connection, row.id)
 
 

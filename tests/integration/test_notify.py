@@ -410,6 +410,23 @@ def test_without_a_file_that_says_whose_it_is_nothing_is_sent(web, receiver):
     assert receiver.requests == [] and web.states(ds) == ["suppressed"]
 
 
+def test_two_nodes_on_one_database_do_not_send_the_same_message_at_once(web, receiver, clock):
+    ds = web.receive()
+    web.end(ds, BLEED)
+    other = Notifier(web.config, web.database, clock).lanes[0]
+    seen = []
+    send = web.notifier.lanes[0]._sender.send
+
+    def sending(message):
+        other.step()
+        seen.append(len(receiver.requests))
+        send(message)
+
+    web.notifier.lanes[0]._sender.send = sending
+    web.drain()
+    assert seen == [0] and len(receiver.requests) == 1 and web.states(ds) == ["sent"]
+
+
 # -- crashes, logs, the service
 
 NODE = """
@@ -438,8 +455,8 @@ notifier.stop()
 def test_killed_between_the_answer_and_its_record_the_same_key_goes_again(tmp_path, rigs, kind, secret_file):
     with Receiver() as receiver, Engine() as engine:
         hook = {
-            "webhook": {"kind": "webhook", "url": receiver.url, "secret_file": str(secret_file)},
-            "hl7": {"kind": "hl7", "host": "127.0.0.1", "port": engine.port},
+            "webhook": {"kind": "webhook", "url": receiver.url, "secret_file": str(secret_file), "timeout": 1},
+            "hl7": {"kind": "hl7", "host": "127.0.0.1", "port": engine.port, "timeout": 1},
         }[kind]
         rig = rigs(one=hook)
         # The subprocess has its own clock, to which a finding of the test's clock would be old news.
