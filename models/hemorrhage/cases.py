@@ -15,12 +15,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.hemorrhage import simulate
+from models.hemorrhage.scene import UNCLEAR, make_base
+
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
 
 #: What replaces padding before anything looks at it [HU].
 AIR_HU: Final = -1000.0
+#: ImageOrientationPatient of simulated scans.
+AXIAL: Final = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,3 +129,31 @@ def real(folder: Path, name: str, group: str = "") -> Study | None:
     """The real series ``name`` below ``folder``; None where it is not there."""
     path = find(folder, name)
     return None if path is None else read_study(path, name, group)
+
+
+def synthetic(count: int, cache: Path) -> Iterator[Study]:
+    """``count`` scans of held-out simulated heads, each head once without and once with blood; kept in ``cache``."""
+    for index in range(count):
+        seed, variant = simulate.TEST_SEED + index // 2, index % 2
+        file = cache / f"v{simulate.VERSION}" / f"{seed}-{variant}.npz"
+        if not file.exists():
+            scan = simulate.held_out_scan(seed, variant, make_base(seed))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            kept = {"hu": np.round(scan.hu).astype(np.int16), "labels": scan.labels, "cavity": scan.cavity}
+            kept |= {"positions": scan.positions, "spacing": np.array(scan.spacing)}
+            part = file.with_suffix(".new.npz")
+            np.savez_compressed(part, shift=scan.midline_shift_mm, **kept)
+            part.replace(file)
+        with np.load(file) as found:
+            labels = found["labels"]
+            yield Study(
+                name=f"head {seed}, {'bleeding' if variant else 'negative'}",
+                group="synthetic",
+                hu=found["hu"].astype(np.float32),
+                pixel_spacing=(float(found["spacing"][0]), float(found["spacing"][1])),
+                positions=found["positions"],
+                orientation=np.array(AXIAL),
+                truth=np.where(labels == UNCLEAR, 0, labels).astype(np.uint8),
+                ignore=labels == UNCLEAR,
+                midline_shift_mm=float(found["shift"]),
+            )
