@@ -105,8 +105,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     err.print("simulating two heads, one with blood (some seconds) ...")
     heads = [
-        list(simulated.head_ct(now, simulated.head(bleeds=bleeds), patient_id=patient_id, name=name))
-        for bleeds, patient_id, name in ((True, "DEMO-1", "Demo^One"), (False, "DEMO-2", "Demo^Two"))
+        list(simulated.head_ct(now, simulated.head(bleeding=bleeding), patient_id=patient_id, name=name))
+        for bleeding, patient_id, name in ((True, "DEMO-1", "Demo^One"), (False, "DEMO-2", "Demo^Two"))
     ]
     localizer = list(simulated.unwanted(now, heads[0][0].StudyInstanceUID))
     paths = []

@@ -21,13 +21,13 @@ from dicomnode.errors import ConfigError, NodeError, Unsuitable
 from dicomnode.execute import loader, slots
 from dicomnode.execute.executor import PipelineSpec, Request
 from dicomnode.execute.perform import Performed, perform
-from dicomnode.pipeline import Pipeline, Runtime
+from dicomnode.pipeline import CineSeries, Pipeline, Runtime
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     sub = command(
-        commands, "run", "run one pipeline on every series of a folder and write the objects it makes",
+        commands, "run", "run one pipeline on every series (or cine) of a folder and write the objects it makes",
         """
         dicomnode run /data/head --pipeline pipelines.ct_denoise:CTDenoising --out /data/results
         dicomnode run /data/head --pipeline ct_denoise --option strength=0.4   # by its name in the configuration
@@ -64,25 +64,28 @@ def _spec(arguments: argparse.Namespace) -> PipelineSpec:
     return PipelineSpec(name=arguments.pipeline, class_name=settings.class_, weights=settings.weights, options=options)
 
 
-def _series(folder: Path) -> dict[str, list[Path]]:
+def _inputs(folder: Path, keyword: str) -> dict[str, list[Path]]:
+    """Files by series or study."""
     found: dict[str, list[Path]] = {}
     for path in dicom_files(folder):
         try:
-            dataset = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+            dataset = dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
         except (InvalidDicomError, OSError, ValueError) as error:
             err.print(f"{path.name} is left out: {error}", markup=False)
             continue
-        found.setdefault(str(dataset.get("SeriesInstanceUID", "")), []).append(path)
+        found.setdefault(str(dataset.get(keyword, "")), []).append(path)
     return found
 
 
 def _run(arguments: argparse.Namespace) -> int:
     spec = _spec(arguments)
-    found = _series(arguments.folder)
+    cls = loader.load_class(spec.class_name)
+    # A cine may be spread over the series of a study.
+    kind = "study" if cls.input_type is CineSeries else "series"
+    found = _inputs(arguments.folder, f"{kind.title()}InstanceUID")
     if not found:
         raise ConfigError(f"no DICOM series in {arguments.folder}")
     device = arguments.device or ("cuda:0" if slots.gpus() else "cpu")
-    cls = loader.load_class(spec.class_name)
     folder = loader.weights_folder(cls, spec.weights)
     digest = loader.check_weights(folder)
     columns = (
@@ -101,29 +104,27 @@ def _run(arguments: argparse.Namespace) -> int:
             progress=lambda phase, fraction: bar.update(shown, description=phase, completed=fraction),
         )  # fmt: skip
         pipeline.setup(runtime)
-        for number, (series_uid, paths) in enumerate(sorted(found.items()), 1):
-            request = _request(spec, arguments.out, number, series_uid, paths, digest)
+        for number, (uid, paths) in enumerate(sorted(found.items()), 1):
+            request = _request(spec, arguments.out, number, uid, paths, digest)
             try:
                 performed = perform(pipeline, request, digest, runtime.progress)
             except Unsuitable as error:
-                err.print(f"series {series_uid}: not for this pipeline: {error.reason}", markup=False)
+                err.print(f"{kind} {uid}: not for this pipeline: {error.reason}", markup=False)
                 failed += 1
             except NodeError as error:
-                err.print(f"series {series_uid}: {type(error).__name__}: {error}", markup=False)
+                err.print(f"{kind} {uid}: {type(error).__name__}: {error}", markup=False)
                 failed += 1
             else:
-                _report(series_uid, performed, pipeline, arguments.out)
+                _report(f"{kind} {uid}", performed, pipeline, arguments.out)
     return 1 if failed else 0
 
 
-def _request(
-    spec: PipelineSpec, results: Path, number: int, series_uid: str, paths: list[Path], digest: str
-) -> Request:
+def _request(spec: PipelineSpec, results: Path, number: int, uid: str, paths: list[Path], digest: str) -> Request:
     now = datetime.now(UTC)
     return Request(
         job_id=number,
         # A run by hand is its own job: the time makes its UIDs differ from the node's and from the last run's.
-        key=dicom.digest(series_uid, spec.class_name, digest, now.isoformat(), *map(str, paths)),
+        key=dicom.digest(uid, spec.class_name, digest, now.isoformat(), *map(str, paths)),
         run=now.strftime("%Y%m%dT%H%M%S"),
         pipeline=spec,
         version="unknown",
@@ -136,13 +137,14 @@ def _request(
         series_number=9000,
         device_serial=socket.gethostname(),
         default_charset="ISO_IR 100",
+        leading_zero_uids=True,  # whoever runs it has accepted the files
     )
 
 
-def _report(series_uid: str, performed: Performed, pipeline: Pipeline[Any], results: Path) -> None:
+def _report(what: str, performed: Performed, pipeline: Pipeline[Any], results: Path) -> None:
     name = f"{pipeline.algorithm.name} {pipeline.algorithm.version}"
     folder = results / performed.outputs[0].path.parent if performed.outputs else "(nothing)"
-    out.print(f"series {series_uid}: {name} made {len(performed.outputs)} objects in {folder}", markup=False)
+    out.print(f"{what}: {name} made {len(performed.outputs)} objects in {folder}", markup=False)
     for key, value in performed.quality.items():
         out.print(f"  {key}: {value:.4g}", markup=False)
     for note in performed.notes:

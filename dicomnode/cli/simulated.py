@@ -34,10 +34,10 @@ class Scan(Protocol):
         """Distance between rows, between columns [mm]."""
 
 
-def head(*, bleeds: bool) -> Scan:
+def head(*, bleeding: bool) -> Scan:
     """Simulate a head scan."""
     module: Any = importlib.import_module(_HEADS)
-    scan: Scan = module.head(bleeds=bleeds)
+    scan: Scan = module.head(bleeding=bleeding)
     return scan
 
 
