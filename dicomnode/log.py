@@ -79,5 +79,5 @@ def setup(level: str = "INFO", *, style: str = "json", stream: TextIO | None = N
     # pynetdicom and pydicom put data set contents into their lines, and what pynetdicom calls an error the rooms report
     # with an action; alembic and APScheduler are noise.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    for name in ("pydicom", "highdicom", "alembic", "apscheduler", "sqlalchemy"):
+    for name in ("pydicom", "highdicom", "alembic", "apscheduler", "sqlalchemy", "matplotlib", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)

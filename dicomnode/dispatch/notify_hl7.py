@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from hl7apy.base_datatypes import ST
@@ -35,6 +36,11 @@ _PRESENCES: Final = {
     "absent": ("2667000", "Absent"),
     "undetermined": ("373068000", "Undetermined"),
 }
+#: HD.1 and CWE.2 in 2.5.1.
+_MAX_NAMESPACE: Final = 20
+_MAX_MEANING: Final = 199
+#: PID-5 must not be empty: a name of type "unspecified" (table 0200).
+_NAMELESS: Final = "^^^^^^U"
 _ACCEPTED: Final = ("AA", "CA")
 _CHANGES: Final = {
     Kind.CORRECTION: "CORRECTION of an earlier message about this study.",
@@ -61,7 +67,7 @@ class Hl7Sender:
         """
         try:
             raw = render(message, self._hook).encode()
-        except HL7apyException as error:
+        except (HL7apyException, ValueError) as error:
             raise NotificationRefused(f"the message cannot be written as HL7: {type(error).__name__}") from None
         try:
             answer = self._exchange(START + raw + END)
@@ -144,7 +150,7 @@ def render(message: Message, hook: Hl7) -> str:
         order.add_segment("OBR"),
         {
             1: "1", 2: _text(who.placer_order), 3: filler, 4: _components(one.algorithm, f"AI {one.algorithm}", "L"),
-            7: who.study_time, 18: _text(who.accession_number), 22: when, 24: "RAD", 25: final,
+            7: _time(who.study_time), 18: _text(who.accession_number), 22: when, 24: "RAD", 25: final,
         },
     )  # fmt: skip
     said = [RESEARCH, f"{one.algorithm} {one.version}", _CHANGES.get(one.kind, "")]
@@ -160,11 +166,27 @@ def render(message: Message, hook: Hl7) -> str:
 def _patient(who: Identity) -> dict[int, str]:
     return {
         1: "1",
-        3: _components(who.patient_id, "", "", who.issuer, "MR"),
-        5: _name(who.patient_name),
-        7: who.birth_date if len(who.birth_date) == 8 and who.birth_date.isdigit() else "",
+        3: f"{_text(who.patient_id)}^^^{_authority(who.issuer)}^MR",
+        5: _name(who.patient_name) or _NAMELESS,
+        7: _time(who.birth_date),
         8: {"M": "M", "F": "F", "O": "O"}.get(who.sex, "U"),
     }
+
+
+def _authority(issuer: str) -> str:
+    """HD of an issuer: a namespace where it is short enough to be one, else a local identifier."""
+    return _text(issuer) if len(issuer) <= _MAX_NAMESPACE else f"&{_text(issuer)}&L"
+
+
+def _time(value: str) -> str:
+    """DA, or DA and TM joined, as far as it is a time: hl7apy refuses a message with an impossible one."""
+    for length, pattern in ((14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M"), (8, "%Y%m%d")):
+        try:
+            datetime.strptime(value[:length], pattern)
+        except ValueError:
+            continue
+        return value[:length]
+    return ""
 
 
 def _observations(one: Notification, final: str) -> list[dict[int, str]]:
@@ -183,7 +205,7 @@ def _finding(finding: Mapping[str, Any]) -> dict[int, str]:
     presence, word = _PRESENCES[finding["presence"]]
     return {
         2: "CWE",
-        3: _components(value, meaning, scheme),
+        3: _components(value, meaning[:_MAX_MEANING], scheme),
         5: _components(presence, word, "SCT"),
         8: finding["flag"],
         11: finding["status"],
