@@ -84,6 +84,9 @@ class Worker:
 
     def serve(self) -> None:
         """Load, say "ready", run."""
+        import dicomnode.encode.page  # noqa: F401 - a plotting library takes a second to load: not from the first job
+        import dicomnode.execute.perform  # noqa: F401
+
         infos = [self._describe(spec) for spec in self.settings.pipelines]
         self.connection.send(executor.Ready(self.settings.slot, infos))
         while True:
