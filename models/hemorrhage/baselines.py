@@ -189,31 +189,32 @@ class Grid:
         self.low = corners.min(axis=0)
         self.size = np.ceil((corners.max(axis=0) - self.low) / GRID_MM).astype(int)[::-1] + 1  # (z, y, x)
 
-    def _indices(self) -> NDArray[np.float32]:
-        """Fractional (slice, row, column) of every grid voxel: (3, z, y, x)."""
-        z, y, x = (self.low[2 - i] + GRID_MM * np.arange(self.size[i]) for i in range(3))
-        point = np.stack(np.meshgrid(z, y, x, indexing="ij"), axis=-1)[..., ::-1]
+    def _plane(self, z: int) -> NDArray[np.float32]:
+        """Fractional (slice, row, column) of the grid's voxels at height ``z``: (3, y, x)."""
+        height = self.low[2] + GRID_MM * z
+        y, x = (self.low[2 - i] + GRID_MM * np.arange(self.size[i]) for i in (1, 2))
+        point = np.stack(np.broadcast_arrays(x[None, :], y[:, None], height), axis=-1)
         along = self.positions @ self.normal
         order = np.argsort(along)
-        depth = point @ self.normal
-        slices = np.interp(depth, along[order], order.astype(float), left=-1.0, right=float(len(along)))
+        slices = np.interp(point @ self.normal, along[order], order.astype(float), left=-1.0, right=float(len(along)))
         planes = np.clip(slices, 0, len(along) - 1)
         below = np.floor(planes).astype(int)
         above = np.minimum(below + 1, len(along) - 1)
         share = (planes - below)[..., None]
-        origin = self.positions[below] * (1 - share) + self.positions[above] * share
-        offset = point - origin
+        offset = point - (self.positions[below] * (1 - share) + self.positions[above] * share)
         indices = [slices, *((offset @ self.axes[i]) / self.spacing[i] for i in range(2))]
         return np.stack(indices).astype(np.float32)
 
     def resample(self, values: Array, outside: float) -> Array:
         """``values`` (slice, row, column) on the grid (z up, y back, x left), linearly."""
-        index = self._indices()
-        size = torch.tensor(self.shape, dtype=torch.float32)
-        unit = torch.stack([2.0 * torch.from_numpy(index[i]) / (size[i] - 1) - 1.0 for i in (2, 1, 0)], dim=-1)
         given = torch.from_numpy(values)[None, None] - outside
-        out = F.grid_sample(given, unit[None], mode="bilinear", padding_mode="zeros", align_corners=True)
-        return np.asarray((out[0, 0] + outside).numpy())
+        out = np.empty(tuple(self.size), np.float32)
+        for z in range(self.size[0]):
+            index = torch.from_numpy(self._plane(z))
+            unit = torch.stack([2.0 * index[i] / (self.shape[i] - 1) - 1.0 for i in (2, 1, 0)], dim=-1)
+            plane = F.grid_sample(given, unit[None, None], mode="bilinear", padding_mode="zeros", align_corners=True)
+            out[z] = plane[0, 0, 0].numpy() + outside
+        return out
 
     def back(self, labels: Labels) -> Labels:
         """Labels of the grid at the study's own voxel centres, nearest neighbour."""

@@ -82,7 +82,7 @@ class Head:
         for index in np.flatnonzero(inside.any(axis=(1, 2))):
             rows = np.flatnonzero(inside[index].any(axis=1))
             first, last = inside[index].argmax(axis=1), inside.shape[2] - 1 - inside[index, :, ::-1].argmax(axis=1)
-            x = _points(study, int(index), 0.0)[..., 0]
+            x = points(study, int(index), 0.0)[..., 0]
             middle[index, rows] = 0.5 * (x[rows, first[rows]] + x[rows, last[rows]])
             away[index] = np.abs(x - np.nan_to_num(middle[index], nan=np.inf)[:, None])
         fluid = inside & (depth > VENTRICLE_DEPTH_MM) & (tissue < VENTRICLE_HU) & (away < VENTRICLE_REACH_MM)
@@ -144,7 +144,7 @@ def _wide(fluid: Mask, spacing: tuple[float, float]) -> Mask:
     return wide
 
 
-def _points(study: Study, index: int, offset_mm: float) -> NDArray[np.float64]:
+def points(study: Study, index: int, offset_mm: float) -> NDArray[np.float64]:
     """Patient coordinates (row, column, 3) of a plane moved by ``offset_mm`` along its normal [mm]."""
     row, column = study.orientation[:3], study.orientation[3:]
     r = np.arange(study.hu.shape[1])[:, None, None] * study.pixel_spacing[0]
@@ -163,7 +163,7 @@ def painted(head: Head, name: str, label: int, shape: Shape, blood_hu: float, mi
         share = np.zeros(hu.shape[1:], np.float32)
         for part in range(SAMPLES):
             offset = ((part + 0.5) / SAMPLES - 0.5) * weights[index]
-            share += shape(index, _points(study, index, float(offset))) / SAMPLES
+            share += shape(index, points(study, index, float(offset))) / SAMPLES
         share *= head.inside[index]
         if share.max() < IGNORE_SHARE:
             continue
@@ -188,7 +188,7 @@ def intraparenchymal(head: Head, radius_mm: float, seed: int) -> Study:
             radius_mm *= 0.95
             continue
         pick = int(rng.integers(len(rows)))
-        point = _points(head.study, index, 0.0)
+        point = points(head.study, index, 0.0)
         centre = point[rows[pick], columns[pick]]
         lateral = abs(centre[0] - head.middle[index][rows[pick]]) > radius_mm + 3.0  # the falx is no place for it
         if lateral and brain[index][np.linalg.norm(point - centre, axis=2) < radius_mm].mean() > 0.85:
@@ -211,7 +211,7 @@ def extra_axial(head: Head, label: int, thickness_mm: float, reach_mm: float, se
     """A crescent (subdural) or lens (epidural) on the inner table of one side."""
     rng = np.random.default_rng([label, seed, round(10 * thickness_mm)])
     index, side = head.level(float(rng.uniform(0.3, 0.55))), 1.0 if rng.random() < 0.5 else -1.0
-    point = _points(head.study, index, 0.0)
+    point = points(head.study, index, 0.0)
     away = side * (point[..., 0] - head.middle[index][:, None])
     edge = head.inside[index] & (head.depth[index] < 1.0) & (away > 28.0)
     rows, columns = np.nonzero(edge)
@@ -234,9 +234,7 @@ def extra_axial(head: Head, label: int, thickness_mm: float, reach_mm: float, se
 def intraventricular(head: Head, filled: float, seed: int) -> Study:
     """Blood in the ventricles: the lowest ``filled`` share of them by gravity (the patient is supine)."""
     rng = np.random.default_rng([INTRAVENTRICULAR, seed, round(100 * filled)])
-    depths = np.concatenate(
-        [_points(head.study, k, 0.0)[head.ventricles[k]][:, 1] for k in range(len(head.ventricles))]
-    )
+    depths = np.concatenate([points(head.study, k, 0.0)[head.ventricles[k]][:, 1] for k in range(len(head.ventricles))])
     level = float(np.quantile(depths, 1.0 - filled))
     planes = _soft(head, head.ventricles)
 
@@ -253,7 +251,7 @@ def subarachnoid(head: Head, reach_mm: float, seed: int) -> Study:
     index = head.level(float(rng.uniform(0.35, 0.7)))
     rows, columns = np.nonzero(head.csf[index] & (head.depth[index] < 40.0))
     pick = int(rng.integers(len(rows)))
-    centre = _points(head.study, index, 0.0)[rows[pick], columns[pick]]
+    centre = points(head.study, index, 0.0)[rows[pick], columns[pick]]
     planes = _soft(head, head.csf)
 
     def shape(index: int, point: NDArray[np.float64]) -> Array:
