@@ -84,8 +84,9 @@ class Worker:
 
     def serve(self) -> None:
         """Load, say "ready", run."""
-        import dicomnode.encode.page  # noqa: F401 - a plotting library takes a second to load: not from the first job
-        import dicomnode.execute.perform  # noqa: F401
+        # A plotting library takes a second or two to load: not from the first job's time.
+        import dicomnode.encode.page
+        import dicomnode.execute.perform
 
         infos = [self._describe(spec) for spec in self.settings.pipelines]
         self.connection.send(executor.Ready(self.settings.slot, infos))
