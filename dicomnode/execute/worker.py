@@ -6,6 +6,7 @@ The only room besides pipelines and models that pays for torch.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import logging
 import os
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 #: The kernel's out-of-memory killer takes the worker before the listener.
 _OOM_SCORE_ADJ: Final = 800
+#: Loaded before the slot is called ready: a plotting library alone takes a second, which is not the first job's.
+_WARM: Final = ("dicomnode.execute.perform", "dicomnode.encode.page")
 #: Warm pipelines kept per process: one a configured pipeline, and as many again for rules with options of their own.
 _CACHE: Final = 8
 
@@ -84,10 +87,8 @@ class Worker:
 
     def serve(self) -> None:
         """Load, say "ready", run."""
-        # A plotting library takes a second or two to load: not from the first job's time.
-        import dicomnode.encode.page
-        import dicomnode.execute.perform
-
+        for name in _WARM:
+            importlib.import_module(name)
         infos = [self._describe(spec) for spec in self.settings.pipelines]
         self.connection.send(executor.Ready(self.settings.slot, infos))
         while True:
