@@ -6,18 +6,11 @@ Ranges: ml-mr 2.2, "acquisition".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.cardiac.scene import Field, Plane, smooth
-
-#: Percentiles that become 0 and ``TOP``, in training and at work (ml-mr 2.2, "normalisation").
-PERCENTILES: Final = (1.0, 99.0)
-TOP: Final = 1.2
-#: A value that the percentiles of an empty image may not be nearer to each other than.
-LEAST_RANGE: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +106,3 @@ def expose(image: Field, scanner: Scanner, pixel_mm: float, rng: np.random.Gener
     noise = rng.normal(0.0, scanner.noise, (2, rows, columns))
     magnitude = np.hypot(sampled.real + noise[0], sampled.imag + noise[1])
     return np.asarray(magnitude**scanner.gamma, np.float32)
-
-
-def normalise(image: Field) -> Field:
-    """(..., row, column) of any units to 0 to ``TOP`` between its percentiles, each image for itself."""
-    flat = image.reshape(*image.shape[:-2], -1)
-    low, high = np.percentile(flat, PERCENTILES, axis=-1)[..., None, None]
-    return np.asarray(np.clip((image - low) / np.maximum(high - low, LEAST_RANGE), 0.0, 1.0) * TOP, np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.cardiac import acquire
+from models.cardiac.display import normalise
 from models.cardiac.heart import CAP
 from models.cardiac.scene import SUBSLICES, Painted, Scene, draw_scene, paint
 
@@ -82,7 +83,7 @@ def draw_slice(rng: np.random.Generator, pixels: int, pixel_mm: float) -> Slice:
     heights = tuple(height + share * thickness for share in SUBSLICES)
     painted = paint(scene, plane, heights, tuple(float(np.clip(t + smear * k, 0, 1)) for k in (-1, 0, 1)))
     image = acquire.expose(painted.image, scanner, pixel_mm, rng)
-    return Slice(image=acquire.normalise(image), labels=labels_of(painted), position=position_of(z))
+    return Slice(image=normalise(image), labels=labels_of(painted), position=position_of(z))
 
 
 def times_of(phases: int) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.cardiac import acquire, simulate
+from models.cardiac import acquire, display, simulate
 from models.cardiac.heart import MIX, draw_heart
 from models.cardiac.scene import draw_scene, paint
 
@@ -58,7 +58,7 @@ def test_every_class_and_position_is_drawn() -> None:
     assert {one.position for one in drawn} == set(range(5))
     assert set(np.unique(np.stack([one.labels for one in drawn]))) == set(range(4))
     for one in drawn:
-        assert np.isfinite(one.image).all() and one.image.min() >= 0.0 and one.image.max() <= acquire.TOP
+        assert np.isfinite(one.image).all() and one.image.min() >= 0.0 and one.image.max() <= display.TOP
         if one.position in (simulate.ABOVE,):
             assert not (one.labels[20:28, 20:28] == simulate.MYO).all()
 

@@ -1,0 +1,110 @@
+"""When the ventricle is fullest and emptiest, and which slices of it count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.cardiac import shapes
+
+#: Share of the cavity's outline along which muscle must lie for the slice to count (SCMR; ml-mr 2.6 "basal rule").
+LEAST_RING: Final = 0.5
+#: Share that makes a ring closed, and slices in a row that need one for the stack to be a short axis (ml-mr 2.5).
+CLOSED_RING: Final = 0.9
+CLOSED_SLICES: Final = 3
+#: Cavity below which a slice holds none, and which a closed ring must hold [mm^2] (ml-mr 2.6: 0.5 cm^2).
+LEAST_AREA: Final = 50.0
+#: Harmonics of the volume curve.
+HARMONICS: Final = 3
+#: End systole after end diastole [share of the cycle], and the least change of volume (ml-mr 2.6).
+SYSTOLE: Final = (0.15, 0.65)
+LEAST_CHANGE: Final = 0.08
+
+
+class UnsuitableStackError(Exception):
+    """The stack shows no beating left ventricle in short axis; the message says what was looked for and missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """The two phases that are measured."""
+
+    ed: int
+    es: int
+    #: (phase,) smoothed volume of the left cavity [mL].
+    curve_ml: NDArray[np.float64]
+
+
+def ring(labels: shapes.Labels) -> float:
+    """Share of the left cavity's outline that has myocardium beside it; 0 without a cavity."""
+    lv, myo = np.pad(labels == shapes.LV, 1), np.pad(labels == shapes.MYO, 1)
+    beside = closed = 0
+    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        edge = lv & ~np.roll(lv, step, axis)
+        beside += int(edge.sum())
+        closed += int((edge & np.roll(myo, step, axis)).sum())
+    return closed / beside if beside else 0.0
+
+
+def counted(labels: shapes.Labels, pixel_mm2: float) -> NDArray[np.bool_]:
+    """(slice,) which slices of (slice, row, column) count: the longest run with a cavity and enough ring."""
+    good = [(one == shapes.LV).sum() * pixel_mm2 >= LEAST_AREA and ring(one) >= LEAST_RING for one in labels]
+    return longest_run(_bridged(np.array(good, bool)))
+
+
+def _bridged(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The flags with gaps of one slice closed: a slice between two that count counts."""
+    out = flags.copy()
+    out[1:-1] |= flags[:-2] & flags[2:]
+    return out
+
+
+def longest_run(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The flags of the longest run of them only."""
+    out, best, begin = np.zeros_like(flags), 0, 0
+    for k in range(len(flags) + 1):
+        if k == len(flags) or not flags[k]:
+            if k - begin > best:
+                best = k - begin
+                out[:] = False
+                out[begin:k] = True
+            begin = k + 1
+    return out
+
+
+def require_short_axis(labels: shapes.Labels, pixel_mm2: float) -> None:
+    """Raise `UnsuitableStackError` unless enough slices in a row show a closed ring of muscle."""
+    closed = [ring(one) >= CLOSED_RING and (one == shapes.LV).sum() * pixel_mm2 >= LEAST_AREA for one in labels]
+    found = int(longest_run(np.array(closed, bool)).sum())
+    if found < CLOSED_SLICES:
+        raise UnsuitableStackError(
+            f"not a short-axis stack: a closed ring of myocardium in {found} slices in a row, not in {CLOSED_SLICES}"
+        )
+
+
+def find(volumes_ml: NDArray[np.float64]) -> Cycle:
+    """ED and ES from the (phase,) volumes of the left cavity.
+
+    Raises
+    ------
+    UnsuitableStackError
+        If the volume changes by less than ``LEAST_CHANGE``.
+    """
+    curve = smoothed(volumes_ml)
+    ed, phases = int(curve.argmax()), len(curve)
+    after = (np.arange(phases) - ed) % phases / phases
+    window = (after >= SYSTOLE[0]) & (after <= SYSTOLE[1])
+    es = int(np.where(window, curve, np.inf).argmin())
+    if curve[ed] <= 0.0 or (curve[ed] - curve[es]) / curve[ed] < LEAST_CHANGE:
+        raise UnsuitableStackError("no contraction found: the left cavity's volume hardly changes over the phases")
+    return Cycle(ed, es, curve)
+
+
+def smoothed(volumes_ml: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The curve with ``HARMONICS`` harmonics of the cycle only."""
+    spectrum = np.fft.rfft(volumes_ml)
+    spectrum[HARMONICS + 1 :] = 0.0
+    return np.asarray(np.fft.irfft(spectrum, len(volumes_ml)), np.float64)
