@@ -200,17 +200,21 @@ def _positive(
     side: Mapping[str, dn.Code | None],
     limits: tuple[str, ...],
 ) -> dn.Finding:
-    """One finding of a flagged head. A subtype is present by its own score; outlined below it, it is undetermined."""
+    """One finding of a flagged head. A type needs score and outline to be present; with one alone it is undetermined."""
     code, site = _code(name)
     over, outlined = scores[name] >= thresholds[name], name in side
     reasons = list(limits)
-    if over:
+    if name == "any":
         presence = dn.Presence.PRESENT
-        if not (side if name == "any" else outlined):
-            reasons.append("flagged by its score; no voxels outlined")
-    elif outlined:
+        reasons += [] if side else ["flagged by its score; no voxels outlined"]
+    elif over and outlined:
+        presence = dn.Presence.PRESENT
+    elif over or outlined:
         presence = dn.Presence.UNDETERMINED
-        reasons.append("outlined, but scored below the operating point: the type of hemorrhage is uncertain")
+        reasons.append(
+            f"the type is uncertain: {'outlined, but scored below' if outlined else 'scored above'} its "
+            f"threshold{'' if outlined else ', and no voxels outlined'}"
+        )
     else:
         presence = dn.Presence.UNDETERMINED if limits else dn.Presence.ABSENT
     return dn.Finding(

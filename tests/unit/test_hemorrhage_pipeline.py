@@ -16,7 +16,7 @@ from dicomnode.volumes.series import load
 from models import hemorrhage
 from models.hemorrhage import cases
 from pipelines import blocks, head
-from pipelines.hemorrhage import ANY, HEMORRHAGE, MIDLINE_SHIFT, HemorrhageDetection, laterality, thickness_mm
+from pipelines.hemorrhage import ANY, HEMORRHAGE, MIDLINE_SHIFT, SUBTYPES, HemorrhageDetection, laterality, thickness_mm
 from tests.conftest import EVALUATION_DATA
 
 ORIGINAL = {"Modality": "CT", "ImageType": ("ORIGINAL", "PRIMARY", "AXIAL"), "RescaleType": "HU"}
@@ -354,6 +354,13 @@ def test_an_outlined_type_below_its_threshold_is_undetermined_and_a_type_that_is
     assert "uncertain" in by_segment["subarachnoid"].reason
     absent = [finding for finding in result.findings if finding.presence is dn.Presence.ABSENT]
     assert len(absent) == 3
+
+
+def test_a_type_that_is_scored_but_not_outlined_is_undetermined():
+    result = run(HEAD, Fake(bleed(), {"any": 0.9, "intraparenchymal": 0.9, "epidural": 0.5}))
+    finding = of(result, SUBTYPES["epidural"][1])
+    assert finding.presence is dn.Presence.UNDETERMINED and "no voxels outlined" in finding.reason
+    assert finding.urgency is None
 
 
 def test_flagged_without_an_outline_is_said_and_shows_the_highest_plane():
