@@ -200,7 +200,7 @@ def _positive(
     side: Mapping[str, dn.Code | None],
     limits: tuple[str, ...],
 ) -> dn.Finding:
-    """One finding of a flagged head. A type needs score and outline to be present; with one alone it is undetermined."""
+    """One finding of a flagged head. A type needs score and outline to be present; one alone leaves it undetermined."""
     code, site = _code(name)
     over, outlined = scores[name] >= thresholds[name], name in side
     reasons = list(limits)
