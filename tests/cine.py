@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
+from dicomnode import pipeline as dn
 from tests import factories
 from tests.factories import uid
 
@@ -210,3 +211,63 @@ def changed(found: Sequence[Dataset], which: Callable[[int], bool], **values: An
                 elif value is not None:
                     factories.set_raw(ds, keyword, value(index) if callable(value) else value)
     return list(found)
+
+
+# -- what a pipeline would find
+
+LEFT_VENTRICLE = dn.Site(code=dn.Code("87878005", "SCT", "Left ventricle"))
+VOLUME = dn.Code("118565006", "SCT", "Volume")
+
+
+def segments(phase: str) -> tuple[dn.Segment, dn.Segment]:
+    """Cavity and wall at a phase."""
+    category = dn.codes.SCT.AnatomicalStructure
+    cavity = dn.Segment(
+        key=f"lv-{phase}",
+        label=f"LV blood pool, {phase.upper()}",
+        category=category,
+        type=LEFT_VENTRICLE.code,
+        colour=(220, 40, 40),
+    )
+    wall = dn.Segment(
+        key=f"myocardium-{phase}",
+        label=f"LV myocardium, {phase.upper()}",
+        category=category,
+        type=dn.Code("49848007", "SCT", "Myocardium of left ventricle"),
+        colour=(60, 200, 90),
+    )
+    return cavity, wall
+
+
+def beating(series: dn.CineSeries) -> dn.Result:
+    """Cavity and wall at end diastole and end systole, as `heart` has painted them, and what follows from them."""
+    phases = len(series.array)
+    found, measurements, keys = [], [], []
+    for name, phase, point in (("ed", 0, dn.END_DIASTOLE), ("es", phases // 2, dn.END_SYSTOLE)):
+        values = series.array[phase]
+        labels = ((values > 800) + 2 * ((values > 300) & (values <= 800))).astype(np.uint8)
+        found.append(
+            dn.Segmentation(
+                labels=labels,
+                segments=segments(name),
+                role=f"heart-{name}",
+                label=f"AI heart, {name.upper()}",
+                phase=phase,
+                time_point=point,
+            )
+        )
+        voxel = series.pixel_spacing[0] * series.pixel_spacing[1] * series.step / 1000
+        volume = float((labels == 1).sum() * voxel)
+        measurements.append(dn.Measurement(name=VOLUME, value=volume, unit=dn.ML, segment=f"lv-{name}"))
+        keys.append(dn.KeyPlane(plane=labels.shape[0] // 2, reason=f"middle, {name.upper()}", phase=phase))
+    ejected = 100 * (1 - float(measurements[1].value or 0) / float(measurements[0].value or 1))
+    fraction = dn.Code("8811-2", "LN", "Left ventricular ejection fraction by MR")
+    measurements.append(
+        dn.Measurement(name=fraction, value=ejected, unit=dn.Code("%", "UCUM", "percent"), site=LEFT_VENTRICLE)
+    )
+    return dn.Result(
+        segmentations=tuple(found),
+        measurements=tuple(measurements),
+        key_planes=tuple(keys),
+        remarks=("Papillary muscles are counted to the blood pool.",),
+    )

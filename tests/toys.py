@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dicomnode import pipeline as dn
-from tests import phantoms
+from tests import cine, phantoms
 
 SMOOTHING = dn.Code("113087", "DCM", "Smoothing")
 
@@ -123,3 +123,14 @@ class Wavering(Shift):
 
     def run(self, series: dn.ImageSeries) -> dn.Result:
         return phantoms.bleeding(series) if len(series.array) <= 6 else phantoms.not_bleeding(series)
+
+
+class Beating(dn.Pipeline[dn.CineSeries]):
+    """Segment the heart of `tests.cine` at two phases."""
+
+    algorithm = dn.Algorithm(name="toy-beating", version="1.0.0")
+
+    def setup(self, runtime: dn.Runtime) -> None: ...
+
+    def run(self, series: dn.CineSeries) -> dn.Result:
+        return cine.beating(series)

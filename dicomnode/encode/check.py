@@ -11,6 +11,7 @@ from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
 
 from dicomnode.dicom import valid_uid
+from dicomnode.encode.identity import repeated
 from dicomnode.errors import EncodingError
 
 #: Written as the source wrote them, character by character.
@@ -56,7 +57,7 @@ def check(ds: Dataset, source: Dataset) -> None:
     EncodingError
         Names the object's UID and every fault.
     """
-    faults = [*_marking(ds), *_values(ds), *_against(ds, source)]
+    faults = [*_marking(ds), *_values(ds, repeated([source])), *_against(ds, source)]
     size = ds.Rows * ds.Columns * int(ds.get("NumberOfFrames") or 1) * ds.BitsAllocated // 8
     if len(ds.PixelData) != size + size % 2:
         faults.append(f"PixelData has {len(ds.PixelData)} bytes, not {size}")
@@ -89,14 +90,14 @@ def _frame_derivations(ds: Dataset) -> list[Dataset]:
     return found if len(found) == len(groups) else []
 
 
-def _values(ds: Dataset) -> Iterator[str]:
-    """Numbers that are not finite and UIDs that are not valid, at any depth."""
+def _values(ds: Dataset, accepted: frozenset[str]) -> Iterator[str]:
+    """Numbers that are not finite and UIDs that are neither valid nor the source's own, at any depth."""
     for element in _elements(ds):
         if element.is_empty:
             continue
         values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
         if element.VR == "UI":
-            if not all(valid_uid(str(value)) for value in values):
+            if not all(valid_uid(str(value)) or str(value) in accepted for value in values):
                 yield f"{element.keyword} is not a valid UID"
         elif not all(math.isfinite(float(value)) for value in values if value not in (None, "")):
             yield f"{element.keyword} is not finite"

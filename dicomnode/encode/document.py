@@ -89,7 +89,7 @@ def report(
         Reports of the earlier result that this one supersedes.
     """
     for header in source.headers:
-        require_identity(header)
+        require_identity(header, context)
     first = source.headers[0]
     tree = MeasurementReport(_observer(context), _procedure(first), groups, title=codes.DCM.ImagingMeasurementReport)
     root = tree[0].ContentSequence

@@ -22,6 +22,7 @@ from dicomnode.encode.common import MAX_LO, strict
 from dicomnode.encode.gate_seg import SEGMENTATIONS, seg_faults
 from dicomnode.encode.gate_sr import KEY_OBJECTS, REPORTS, key_object_faults, report_faults
 from dicomnode.encode.gate_tables import missing
+from dicomnode.encode.identity import repeated
 from dicomnode.encode.source import Source
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Result
@@ -120,6 +121,7 @@ def check_objects(objects: Sequence[Dataset], source: Source, result: Result) ->
     instances = Counter(str(ds.SOPInstanceUID) for ds in objects)
     alone = Counter(str(ds.SeriesInstanceUID) for ds in objects if not _is_derived(ds, source))
     seen: set[str] = set()
+    accepted = repeated(source.headers)  # the encoders have refused them where the site does not accept such
     for ds in objects:
         faults.add(ds, _uid_faults(ds, source, instances, of_source))
         faults.add(ds, _mark_faults(ds))
@@ -131,7 +133,7 @@ def check_objects(objects: Sequence[Dataset], source: Source, result: Result) ->
             faults.add(ds, iter(["it shares its series with another object: viewers show the last one only"]))
         faults.add(ds, _identity_faults(ds, source.headers[0]))
         faults.add(ds, missing(ds))
-        faults.add(ds, _walk(ds, targets))
+        faults.add(ds, _walk(ds, targets, accepted))
         faults.add(ds, _own_faults(ds, source, result, targets))
     faults.settle()
 
@@ -171,7 +173,7 @@ def _uid_faults(ds: Dataset, source: Source, instances: Counter[str], of_source:
         yield f"SOPInstanceUID is used {instances[uid]} times"
     if uid in of_source:
         yield "SOPInstanceUID is the source's"
-    if series == source.headers[0].SeriesInstanceUID:
+    if any(series == header.SeriesInstanceUID for header in source.headers):
         yield "SeriesInstanceUID is the source's"
     meta = ds.file_meta
     if meta.get("MediaStorageSOPInstanceUID") != uid or meta.get("MediaStorageSOPClassUID") != ds.SOPClassUID:
@@ -239,7 +241,9 @@ def _target_faults(uid: str, sop_class: str, targets: dict[str, _Target]) -> Ite
         yield f"refers to {uid} as {sop_class}, but it is {target.sop_class}"
 
 
-def _walk(ds: Dataset, targets: dict[str, _Target], *, elsewhere: bool = False) -> Iterator[str]:
+def _walk(
+    ds: Dataset, targets: dict[str, _Target], accepted: frozenset[str], *, elsewhere: bool = False
+) -> Iterator[str]:
     """References, codes, UIDs and numbers at any depth."""
     if not elsewhere and ("ReferencedSOPInstanceUID" in ds or "ReferencedSOPClassUID" in ds):
         yield from _reference_faults(ds, targets)
@@ -248,9 +252,9 @@ def _walk(ds: Dataset, targets: dict[str, _Target], *, elsewhere: bool = False) 
             if element.keyword.endswith("CodeSequence"):
                 yield from (fault for item in element.value for fault in _code_faults(item, element.keyword))
             for item in element.value:
-                yield from _walk(item, targets, elsewhere=elsewhere or element.keyword in _ELSEWHERE)
+                yield from _walk(item, targets, accepted, elsewhere=elsewhere or element.keyword in _ELSEWHERE)
         elif element.VR == "UI":
-            if not all(valid_uid(value) for value in _values(element.value) if value):
+            if not all(valid_uid(value) or value in accepted for value in _values(element.value) if value):
                 yield f"{element.keyword} is not a valid UID"
         elif element.VR in _NUMBERS and not _finite(element):
             yield f"{element.keyword} is not finite"

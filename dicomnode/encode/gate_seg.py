@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
+from dicomnode.encode.cine import at_phase
 from dicomnode.encode.source import Source
 from dicomnode.pipeline import Result, Segmentation
 
@@ -32,10 +33,12 @@ _TOLD: Final = 5
 
 def seg_faults(ds: Dataset, source: Source, result: Result) -> Iterator[str]:
     """What is wrong with the segmentation ``ds`` of ``source``; nothing if it says exactly what ``result`` says."""
+    segmentation = _said_by(ds, result)
+    if segmentation is not None:
+        source = at_phase(source, segmentation.phase)
     grid = list(_grid_faults(ds, source))
     yield from grid
     yield from _segment_faults(ds)
-    segmentation = _said_by(ds, result)
     if segmentation is None:
         yield "its segments are none of the result's segmentations"
     elif not any(fault.startswith(("Rows", "Columns")) for fault in grid):
@@ -67,7 +70,8 @@ def _grid_faults(ds: Dataset, source: Source) -> Iterator[str]:
             yield f"{name} is absent"
     series = ds.get("ReferencedSeriesSequence") or ()
     listed = {str(one.get("ReferencedSOPInstanceUID")) for item in series for one in _listed(item)}
-    if [str(item.get("SeriesInstanceUID")) for item in series] != [str(header.SeriesInstanceUID)]:
+    expected_series = list(dict.fromkeys(str(one.SeriesInstanceUID) for one in source.headers))
+    if [str(item.get("SeriesInstanceUID")) for item in series] != expected_series:
         yield "ReferencedSeriesSequence does not name the source's series, and that one alone: viewers show nothing"
     elif listed != {str(one.SOPInstanceUID) for one in source.headers}:
         yield "ReferencedSeriesSequence does not list the source's instances"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Final, Literal
@@ -42,6 +43,8 @@ _EQUIPMENT: Final = (
     "DateOfLastCalibration",
     "TimeOfLastCalibration",
 )
+#: What results refer to the source by.
+_IDENTIFIERS: Final = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _MAX_SERIES_NUMBER: Final = 2**31 - 1
 
 
@@ -69,6 +72,8 @@ class EncodeContext:
     predecessor: str = ""
     #: Set apart from the same objects in another encoding: goes into every UID.
     variant: str = ""
+    #: Repeat UIDs of the source whose components begin with zeros: the site has accepted such (PS3.5 9.1 forbids them).
+    leading_zero_uids: bool = False
     #: Value 2 of ImageType: a site option, since some hanging rules look for PRIMARY.
     image_type_value_2: Literal["SECONDARY", "PRIMARY"] = "SECONDARY"
 
@@ -87,7 +92,13 @@ class EncodeContext:
         return derive_uid(self.job_key, role + self.variant, "instance", str(index))
 
 
-def require_identity(header: Dataset) -> None:
+def repeated(headers: Iterable[Dataset]) -> frozenset[str]:
+    """UIDs of the source that results repeat as they are though components begin with zeros."""
+    uids = {str(header.get(keyword) or "") for header in headers for keyword in _IDENTIFIERS}
+    return frozenset(uid for uid in uids if not valid_uid(uid) and valid_uid(uid, leading_zeros=True))
+
+
+def require_identity(header: Dataset, context: EncodeContext) -> None:
     """Refuse a source whose identity cannot be repeated exactly.
 
     Raises
@@ -97,8 +108,8 @@ def require_identity(header: Dataset) -> None:
         instance, never the identity.
     """
     uid = header.SOPInstanceUID
-    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        if not valid_uid(str(header.get(keyword) or "")):
+    for keyword in _IDENTIFIERS:
+        if not valid_uid(str(header.get(keyword) or ""), leading_zeros=context.leading_zero_uids):
             raise EncodingError(
                 f"{keyword} of {uid} is absent or not a valid UID (PS3.5 9.1): no result may refer to it"
             )

@@ -48,7 +48,7 @@ def encode_images(source: Source, result: Result, context: EncodeContext) -> Ite
     if len(set(roles)) != len(roles):
         raise EncodingError(f"two images of {context.algorithm.name} have the same role: UIDs would collide ({roles})")
     for header in source.headers:
-        require_identity(header)
+        require_identity(header, context)
     for image in result.images:
         if image.array.shape != source.images.array.shape:
             raise EncodingError(

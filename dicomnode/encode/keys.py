@@ -56,7 +56,7 @@ def encode_key_images(
     if not result.key_planes:
         return None
     first = source.headers[0]
-    require_identity(first)
+    require_identity(first, context)
     frames = _frames(source, result)
     for ds in objects:
         if ds.StudyInstanceUID != first.StudyInstanceUID:

@@ -16,7 +16,7 @@ from dicomnode import __version__
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.planes import Area, Planes
 from dicomnode.encode.sheet import AMBER, AMBER_DARK, FAINT, LINE, TEXT, Sheet, defaults
-from dicomnode.encode.source import Source
+from dicomnode.encode.source import CineSource, Source
 from dicomnode.pipeline import Finding, Measurement, Presence, Result, Urgency
 
 #: On every page.
@@ -74,7 +74,10 @@ def _head(sheet: Sheet, source: Source, context: EncodeContext) -> None:
     sheet.text(_MARGIN, 48, title, 28, bold=True)
     after = _MARGIN + sheet.measure(title, 28, bold=True) + 14
     sheet.text(after, 48, sheet.cut(f"version {algorithm.version}", 17, 300), 17, colour=FAINT)
-    said = [f"AI result on {len(source.planes)} planes"]
+    planes = f"{len(source.planes)} planes"
+    if isinstance(source, CineSource):
+        planes = f"{source.slices} planes at {len(source.planes) // source.slices} phases"
+    said = [f"AI result on {planes}"]
     if context.revision > 1:
         said.append(f"revision {context.revision}, replaces the earlier page")
     sheet.text(sheet.width - _MARGIN, 48, "  ·  ".join(said), 14, colour=FAINT, align="right")

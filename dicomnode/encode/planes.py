@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.multival import MultiValue
 
 from dicomnode.encode.sheet import FAINT, TEXT, Sheet
-from dicomnode.encode.source import Source
+from dicomnode.encode.source import CineSource, Source
 from dicomnode.pipeline import KeyPlane, Result, Segment
 
 #: Most planes on a page; the rest is named in words.
@@ -109,7 +109,15 @@ def where(source: Source, plane: int) -> str:
     normal = np.cross(source.images.orientation[:3], source.images.orientation[3:])
     axis = int(np.argmax(np.abs(normal)))
     value = float(position[axis])
-    return f"{name} ({plane + 1} of {len(source.planes)})  ·  {_ENDS[axis][value < 0]} {abs(value):.1f} mm"
+    return f"{name} ({_count(source, plane)})  ·  {_ENDS[axis][value < 0]} {abs(value):.1f} mm"
+
+
+def _count(source: Source, plane: int) -> str:
+    """Which plane of how many, and of which phase in a cine."""
+    if not isinstance(source, CineSource):
+        return f"{plane + 1} of {len(source.planes)}"
+    phase, index = divmod(plane, source.slices)
+    return f"{index + 1} of {source.slices}, phase {phase + 1} of {len(source.planes) // source.slices}"
 
 
 def window(source: Source, result: Result, plane: int) -> tuple[float, float]:

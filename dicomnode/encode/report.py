@@ -6,7 +6,7 @@ A validator picks one template for a whole report, so groups of both kinds go in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 from highdicom.sr import (
     CodeContentItem,
@@ -16,7 +16,9 @@ from highdicom.sr import (
     ReferencedSegment,
     RelationshipTypeValues,
     SourceImageForMeasurementGroup,
+    SourceImageForSegmentation,
     SourceSeriesForSegmentation,
+    TimePointContext,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -24,6 +26,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from dicomnode.encode import content, document
+from dicomnode.encode.cine import at_phase
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.source import Source
 from dicomnode.encode.tracking import tracking_id, tracking_uid
@@ -49,6 +52,11 @@ _ALL_WITH: Final = Code("111242", "DCM", "All algorithms succeeded; with finding
 _SOME_WITHOUT: Final = Code("111243", "DCM", "Not all algorithms succeeded; without findings")
 _SOME_WITH: Final = Code("111244", "DCM", "Not all algorithms succeeded; with findings")
 _NONE: Final = Code("111245", "DCM", "No algorithms succeeded; without findings")
+
+
+class _Segmented(TypedDict, total=False):
+    source_series: SourceSeriesForSegmentation
+    source_images: list[SourceImageForSegmentation]
 
 
 def encode_reports(
@@ -157,14 +165,15 @@ class _Reports:
             str(seg.SOPClassUID),
             str(seg.SOPInstanceUID),
             _segment_number(seg, uid, segment),
-            source_series=SourceSeriesForSegmentation(str(self._source.headers[0].SeriesInstanceUID)),
+            **_segmented(at_phase(self._source, segmentation.phase)),
         )
-        finding = self._finding_of(segment, said)
+        finding, time = self._finding_of(segment, said), segmentation.time_point
         code, evaluations = content.statement(segment, finding)
         measured = [value for value in self._result.measurements if value.segment == segment.key]
         group = VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(uid, tracking_id(self._context, segmentation.role, segment.key)),
             referenced_segment=reference,
+            time_point_context=None if time is None else TimePointContext(time.label, time.type),
             finding_type=code,
             finding_sites=content.sites(segment.site or (finding.site if finding else None)),
             algorithm_id=content.algorithm(self._context),
@@ -257,6 +266,20 @@ class _Reports:
                 items.append(CodeContentItem(_URGENCY, category, contains))
                 break
         return items
+
+
+def _segmented(source: Source) -> _Segmented:
+    """What was segmented: the series; where it was spread over several, their images."""
+    series = {str(header.SeriesInstanceUID) for header in source.headers}
+    if len(series) == 1:
+        return {"source_series": SourceSeriesForSegmentation(series.pop())}
+    images = content.frames(source, range(len(source.planes)))
+    return {
+        "source_images": [
+            SourceImageForSegmentation(str(header.SOPClassUID), str(header.SOPInstanceUID), frames)
+            for header, frames in images
+        ]
+    }
 
 
 def _segment_number(seg: Dataset, uid: str, segment: Segment) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomnode.domain import Flavour, ObjectKind
+from dicomnode.encode.cine import at_phase, counted_through
 from dicomnode.encode.gate import check_objects
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.image import encode_images
@@ -75,13 +76,14 @@ def encode_result(
         yield from _images(source, result, context)
     if not result.reported:
         return
-    shared = list(_shared(source, result, context, kinds, replaces))
+    whole = counted_through(source, result)
+    shared = list(_shared(source, whole, context, kinds, replaces))
     flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])] if result.segmentations else [Flavour.ANY]
     for flavour in flavours:
         variant = replace(context, variant=flavour.value) if flavour is Flavour.LABELMAP else context
         made = [*_referring(source, result, variant, kinds, flavour, replaces.get(ObjectKind.REPORT, ())), *shared]
         if ObjectKind.KEY_IMAGES in kinds:
-            made += _key_images(source, result, variant, flavour, made)
+            made += _key_images(source, whole, variant, flavour, made)
         check_objects([one.dataset for one in made], source, result)
         yield from made
         shared = []
@@ -131,12 +133,14 @@ def _referring(
     if {ObjectKind.SEGMENTATION, ObjectKind.REPORT} & set(kinds):
         for number, segmentation in enumerate(result.segmentations, first + _SERIES[ObjectKind.SEGMENTATION]):
             label_map = flavour is Flavour.LABELMAP
-            seg = encode_segmentation(source, segmentation, context, series_number=number, labelmap=label_map)
+            at = at_phase(source, segmentation.phase)
+            seg = encode_segmentation(at, segmentation, context, series_number=number, labelmap=label_map)
             segs[segmentation.role] = seg
             yield Encoded(dataset=seg, role=segmentation.role, index=0, kind=ObjectKind.SEGMENTATION, flavour=flavour)
     if ObjectKind.REPORT in kinds:
         number = first + _SERIES[ObjectKind.REPORT]
-        for role, report in encode_reports(source, result, context, series_number=number, segs=segs, replaces=replaces):
+        whole = counted_through(source, result)
+        for role, report in encode_reports(source, whole, context, series_number=number, segs=segs, replaces=replaces):
             yield Encoded(dataset=report, role=role, index=0, kind=ObjectKind.REPORT, flavour=flavour)
 
 

@@ -7,7 +7,6 @@ ones (`outputs.md` 0.2), and what it rounds, draws at random or leaves out is se
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from dicomnode.encode.common import MAX_LO, code_item, cut
 from dicomnode.encode.envelope import envelop
 from dicomnode.encode.identity import EncodeContext, require_identity
 from dicomnode.encode.source import Source
+from dicomnode.encode.stand_ins import StandIns, group_of, referenced_series, stand_ins
 from dicomnode.encode.tracking import tracking_id, tracking_uid
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Segment, Segmentation
@@ -36,34 +36,7 @@ ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence"
 LABELMAP_SUFFIX: Final = "-labelmap"
 #: Longest CS.
 _MAX_CS: Final = 16
-#: SliceThickness of one plane alone whose source does not say it [mm].
-_NOMINAL_THICKNESS: Final = "1"
 _IMAGE_POSITION: Final = Tag("ImagePositionPatient")
-#: What highdicom reads of a source's top level; what it copies into the SEG from there, the envelope sets again.
-_NEEDED: Final = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "Modality",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
-_IDENTITY: Final = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
 
 
 def encode_segmentation(
@@ -88,11 +61,12 @@ def encode_segmentation(
         The labels do not fit the source or the segments, nothing is segmented (a negative has no SEG), or the source
         has no frame of reference or an identity that cannot be repeated.
     """
-    _require_frame_of_reference(source)
+    _require_frame_of_reference(source, context)
     _require_fit(source, segmentation)
     role = segmentation.role + (LABELMAP_SUFFIX if labelmap else "")
+    given = stand_ins(source)
     built = HighdicomSegmentation(
-        source_images=_slim_headers(source),
+        source_images=list(given.headers),
         pixel_array=_in_frame_order(source, segmentation.labels),
         segmentation_type=SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -114,11 +88,11 @@ def encode_segmentation(
     # A plain data set: highdicom's own class carries a database of frames, and says so in nothing that is written.
     ds = Dataset()
     ds.update(built)
-    _settle(ds, source, derive_uid(context.job_key, role + context.variant, "dimensions"))
+    _settle(ds, source, given, derive_uid(context.job_key, role + context.variant, "dimensions"))
     return envelop(ds, source, context, role=role, series_number=series_number, description=segmentation.label)
 
 
-def _require_frame_of_reference(source: Source) -> None:
+def _require_frame_of_reference(source: Source, context: EncodeContext) -> None:
     first = source.headers[0]
     if not first.get("FrameOfReferenceUID"):
         raise EncodingError(
@@ -126,7 +100,7 @@ def _require_frame_of_reference(source: Source) -> None:
             "(reports and pictures can still be made)"
         )
     for header in source.headers:
-        require_identity(header)
+        require_identity(header, context)
         if header.FrameOfReferenceUID != first.FrameOfReferenceUID:
             raise EncodingError(
                 f"FrameOfReferenceUID differs between {first.SOPInstanceUID} and {header.SOPInstanceUID}: no "
@@ -190,82 +164,14 @@ def _content_label(label: str) -> str:
 
 def _in_frame_order(source: Source, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Labels in the order of what highdicom takes them for: of the headers, or of the frames of the one instance."""
-    if not source.planes[0].frame:
+    if not source.planes[0].frame or len(source.headers) > 1:
         return labels
     order = np.argsort([plane.frame for plane in source.planes])
     return labels[order]
 
 
-def _slim_headers(source: Source) -> list[Dataset]:
-    """Headers with no more in them than highdicom needs, and nothing less."""
-    if source.planes[0].frame:
-        return [_slim_multi_frame(source)]
-    first = source.headers[0]
-    slim = []
-    for plane in source.planes:
-        header = source.headers[plane.header]
-        ds = _slim(header)
-        ds.ImagePositionPatient = header.ImagePositionPatient
-        ds.ImageOrientationPatient = first.ImageOrientationPatient  # the loader has found them to agree
-        for element in _measures(first):
-            ds.add(element)
-        slim.append(ds)
-    return slim
-
-
-def _slim_multi_frame(source: Source) -> Dataset:
-    header = source.headers[0]
-    ds = _slim(header)
-    first = source.planes[0].frame
-    shared = Dataset()
-    shared.PixelMeasuresSequence = [_measures(_group(header, first, "PixelMeasuresSequence"))]
-    orientation = Dataset()
-    orientation.ImageOrientationPatient = _group(header, first, "PlaneOrientationSequence").ImageOrientationPatient
-    shared.PlaneOrientationSequence = [orientation]
-    frames = []
-    for number in range(1, len(source.planes) + 1):
-        position = Dataset()
-        position.ImagePositionPatient = _group(header, number, "PlanePositionSequence").ImagePositionPatient
-        frame = Dataset()
-        frame.PlanePositionSequence = [position]
-        frames.append(frame)
-    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
-    return ds
-
-
-def _slim(header: Dataset) -> Dataset:
-    ds = Dataset()
-    for keyword in _NEEDED:
-        if header.get(keyword) not in (None, ""):
-            ds[keyword] = header[keyword]
-    for keyword in _IDENTITY:
-        setattr(ds, keyword, None)
-    return ds
-
-
-def _measures(item: Dataset) -> Dataset:
-    """Pixel measures as the source has them; SliceThickness must be there in a SEG (type 1C, and highdicom wants it).
-
-    Only a plane alone can lack it here (the loader derives it from the positions): any number draws it the same.
-    """
-    measures = Dataset()
-    for keyword in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"):
-        if item.get(keyword) not in (None, ""):
-            measures[keyword] = item[keyword]
-    if "SliceThickness" not in measures:
-        measures.SliceThickness = _NOMINAL_THICKNESS
-    return measures
-
-
-def _group(header: Dataset, frame: int, keyword: str) -> Dataset:
-    """Item of the functional group ``keyword`` that holds for ``frame``, its own or the shared one."""
-    per_frame = header.PerFrameFunctionalGroupsSequence[frame - 1]
-    groups: Sequence[Dataset] = per_frame.get(keyword) or header.SharedFunctionalGroupsSequence[0].get(keyword)
-    return groups[0]
-
-
-def _settle(ds: Dataset, source: Source, organization: str) -> None:
-    """Set again what highdicom rounded, drew at random or padded."""
+def _settle(ds: Dataset, source: Source, given: StandIns, organization: str) -> None:
+    """Set again what highdicom rounded, drew at random or padded, and name the source for what stood in for it."""
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     ds.ContentCreatorName = None  # nobody's name: type 2
@@ -273,12 +179,17 @@ def _settle(ds: Dataset, source: Source, organization: str) -> None:
     positions = {}
     for plane in source.planes:
         header = source.headers[plane.header]
-        item = _group(header, plane.frame, "PlanePositionSequence") if plane.frame else header
+        item = group_of(header, plane.frame, "PlanePositionSequence") if plane.frame else header
         positions[str(header.SOPInstanceUID), plane.frame] = item.ImagePositionPatient
-    for frame in ds.PerFrameFunctionalGroupsSequence:
-        (image,) = frame.DerivationImageSequence[0].SourceImageSequence
-        key = str(image.ReferencedSOPInstanceUID), int(image.get("ReferencedFrameNumber") or 0)
-        frame.PlanePositionSequence[0][_IMAGE_POSITION] = DataElement(_IMAGE_POSITION, "DS", positions[key])
+    images = [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in ds.PerFrameFunctionalGroupsSequence]
+    named = [(str(image.ReferencedSOPInstanceUID), int(image.get("ReferencedFrameNumber") or 0)) for image in images]
+    for frame, image, stood_in in zip(ds.PerFrameFunctionalGroupsSequence, images, named, strict=True):
+        origin = given.origins[stood_in]
+        if origin != stood_in:  # frames of one plane share the item
+            image.ReferencedSOPInstanceUID, image.ReferencedFrameNumber = origin[0], str(origin[1])
+        frame.PlanePositionSequence[0][_IMAGE_POSITION] = DataElement(_IMAGE_POSITION, "DS", positions[origin])
+    if given.series:
+        ds.ReferencedSeriesSequence = referenced_series(source)
     size = (int(ds.NumberOfFrames) * ds.Rows * ds.Columns * ds.BitsAllocated + 7) // 8
     ds["PixelData"] = DataElement(0x7FE00010, "OB", ds.PixelData[:size] + b"\0" * (size % 2))
 
@@ -286,9 +197,9 @@ def _settle(ds: Dataset, source: Source, organization: str) -> None:
 def _settle_shared(shared: Dataset, source: Source) -> None:
     """Orientation and pixel measures in the source's own digits."""
     header, frame = source.headers[0], source.planes[0].frame
-    orientation = _group(header, frame, "PlaneOrientationSequence") if frame else header
+    orientation = group_of(header, frame, "PlaneOrientationSequence") if frame else header
     shared.PlaneOrientationSequence[0]["ImageOrientationPatient"] = orientation["ImageOrientationPatient"]
-    measures = _group(header, frame, "PixelMeasuresSequence") if frame else header
+    measures = group_of(header, frame, "PixelMeasuresSequence") if frame else header
     written = shared.PixelMeasuresSequence[0]
     for keyword in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"):
         if measures.get(keyword) not in (None, ""):

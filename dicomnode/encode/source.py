@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,3 +62,15 @@ class Source(Protocol):
     @property
     def planes(self) -> Sequence[SourcePlane]:
         """One per plane, in plane order."""
+
+
+@runtime_checkable
+class CineSource(Source, Protocol):
+    """A cine as it was read: as a source, its planes come phase after phase."""
+
+    @property
+    def slices(self) -> int:
+        """Planes of one phase."""
+
+    def at_phase(self, phase: int) -> Source:
+        """One phase as a series of its own."""

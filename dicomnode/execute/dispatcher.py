@@ -352,6 +352,7 @@ class Dispatcher:
             series_number=self.config.node.series_number + 100 * list(self.config.pipelines).index(job.pipeline),
             device_serial=self.config.node.ae_title,
             default_charset=self.config.node.default_charset,
+            leading_zero_uids=self.config.receive.leading_zero_uids == "accept",
             predecessor=next((one.series_uid for one in previous if one.kind is ObjectKind.IMAGE), ""),
             replaces={
                 kind: [

@@ -52,6 +52,8 @@ class Request:
     predecessor: str = ""
     #: Its reports and marks: study, series, SOP class and SOP instance UID of each.
     replaces: Mapping[ObjectKind, Sequence[tuple[str, str, str, str]]] = field(default_factory=dict)
+    #: The site has accepted UIDs with leading zeros: results may repeat them.
+    leading_zero_uids: bool = False
     #: Kinds of objects that some destination takes.
     kinds: Sequence[ObjectKind] = tuple(ObjectKind)
     #: Some destination wants segmentations as label maps.

@@ -6,20 +6,24 @@ Used by the slots' processes and by ``dicomnode run``.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dicomnode import faults
 from dicomnode.domain import Output
-from dicomnode.encode.identity import EncodeContext
+from dicomnode.encode.identity import EncodeContext, repeated
 from dicomnode.encode.result import encode_result
+from dicomnode.encode.source import Source
 from dicomnode.errors import SeriesError, UndecodablePixels, Unsuitable
 from dicomnode.execute.contract import check_result
 from dicomnode.execute.executor import Request
-from dicomnode.pipeline import Pipeline, Result
+from dicomnode.pipeline import CineSeries, Pipeline, Result
 from dicomnode.store.results import ResultFolder
 from dicomnode.volumes import series as volumes
+from dicomnode.volumes.cine import CineSource, load_cine
+from dicomnode.volumes.series import SourceSeries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +53,12 @@ def perform(
     progress("reading", 0.0)
     if request.incomplete and not pipeline.accepts_incomplete:
         raise Unsuitable("instances of this series are missing, and the pipeline needs all of them")
-    try:
-        source = volumes.load(request.paths, incomplete=request.incomplete, default_charset=request.default_charset)
-    except UndecodablePixels:
-        raise
-    except SeriesError as error:
-        raise Unsuitable(f"{type(error).__name__}: {error}") from error
+    source = _read(pipeline, request)
+    given = source.series if isinstance(source, CineSource) else source.images
     read = clock()
     progress("computing", 0.1)
-    result = pipeline.run(source.images)
-    check_result(result, source.images)
+    result = pipeline.run(given)
+    check_result(result, given)
     computed = clock()
     progress("writing", 0.9)
     context = EncodeContext(
@@ -71,8 +71,11 @@ def perform(
         incomplete=request.incomplete,
         revision=request.revision + 1,  # objects count from 1
         predecessor=request.predecessor,
+        leading_zero_uids=request.leading_zero_uids,
     )
-    with ResultFolder(request.results, request.job_id, request.run) as folder:
+    with ResultFolder(request.results, request.job_id, request.run) as folder, warnings.catch_warnings():
+        # pydicom warns of each UID with leading zeros; the note says it once.
+        warnings.filterwarnings("ignore", "Invalid value for VR UI", UserWarning)
         objects = encode_result(
             source, result, context, kinds=request.kinds, labelmap=request.labelmap, replaces=request.replaces
         )
@@ -89,9 +92,27 @@ def perform(
     return Performed(
         outputs=outputs,
         quality={**{name: float(value) for name, value in result.quality.items()}, **timing},
-        notes=(*source.notes, *result.notes),
+        notes=(*source.notes, *_repeated_uids(source), *result.notes),
         findings=findings_of(result),
     )
+
+
+def _read(pipeline: Pipeline[Any], request: Request) -> SourceSeries | CineSource:
+    """The files of ``request`` as what the pipeline is given."""
+    load = load_cine if pipeline.input_type is CineSeries else volumes.load
+    try:
+        return load(request.paths, incomplete=request.incomplete, default_charset=request.default_charset)
+    except UndecodablePixels:
+        raise
+    except SeriesError as error:
+        raise Unsuitable(f"{type(error).__name__}: {error}") from error
+
+
+def _repeated_uids(source: Source) -> list[str]:
+    """What validators will say of the results, and why."""
+    if not repeated(source.headers):
+        return []
+    return ["UIDs of the source have leading zeros, which PS3.5 9.1 forbids: results repeat them, as the site accepts"]
 
 
 def findings_of(result: Result) -> list[dict[str, Any]]:
