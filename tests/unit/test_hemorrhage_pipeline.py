@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pydicom import dcmread
 
 from dicomnode import pipeline as dn
@@ -25,6 +27,15 @@ SIZE = (110, 96)
 #: Uneven steps along the table [mm], thin below: vertex to base 150 mm.
 STEPS = (7.0,) * 10 + (4.0,) * 5 + (5.0,) * 12
 TILT = np.deg2rad(15.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Many small operations: threads that wait for each other take most of the time on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def grid(steps: tuple[float, ...] = STEPS, tilt: float = TILT) -> tuple[np.ndarray, np.ndarray]:
