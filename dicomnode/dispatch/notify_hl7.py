@@ -33,7 +33,7 @@ _MAX_ANSWER: Final = 65536
 #: CID 240.
 _PRESENCES: Final = {
     "present": ("52101004", "Present"),
-    "absent": ("2667000", "Absent"),
+    "absent": ("272519000", "Absent"),
     "undetermined": ("373068000", "Undetermined"),
 }
 #: HD.1 and CWE.2 in 2.5.1.
@@ -181,11 +181,13 @@ def _authority(issuer: str) -> str:
 def _time(value: str) -> str:
     """DA, or DA and TM joined, as far as it is a time: hl7apy refuses a message with an impossible one."""
     for length, pattern in ((14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M"), (8, "%Y%m%d")):
+        part = value[:length]
         try:
-            datetime.strptime(value[:length], pattern)
+            # strptime takes single digits for months and hours: 19501399 would be January the 3rd, at 9:09
+            if len(part) == length and datetime.strptime(part, pattern):
+                return part
         except ValueError:
             continue
-        return value[:length]
     return ""
 
 

@@ -49,7 +49,7 @@ def test_a_finding_is_told_once_and_taken_back_when_late_slices_change_it(tmp_pa
             assert "notification_sent" in shown
         assert [one["type"].rpartition(".")[2] for one in receiver.bodies] == ["positive", "retraction"]
         assert receiver.bodies[1]["replaces"] == receiver.bodies[0]["id"]
-        assert "|2667000^Absent^SCT|" in engine.messages[1] and len(engine.messages) == 2
+        assert "|272519000^Absent^SCT|" in engine.messages[1] and len(engine.messages) == 2
         log = node.log.read_text()
         assert node.actions()["notification_sent"] == 4 and "door_to_notification_s" in log
         assert "SECRET" not in log and SECRET["PatientBirthDate"] not in log

@@ -307,7 +307,7 @@ def test_a_retraction_says_what_no_longer_holds(hl7, engine):
     hl7.drain()
     last = segments(engine.messages[-1])
     observed = [line for line in last if line[0] == "OBX"]
-    assert observed[0][3].startswith("1386000") and observed[0][5] == "2667000^Absent^SCT"
+    assert observed[0][3].startswith("1386000") and observed[0][5] == "272519000^Absent^SCT"
     assert observed[1][3].startswith("35486000") and observed[1][5] == "373068000^Undetermined^SCT"
     assert {line[11] for line in observed} == {"C"} and {line[8] for line in observed[:2]} == {""}
     assert any(line[0] == "NTE" and line[3].startswith("RETRACTION") for line in last)

@@ -10,6 +10,7 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.sr.codedict import codes
 
 from dicomnode.config import Hl7
 from dicomnode.dispatch.notify_hl7 import acknowledged, render
@@ -54,6 +55,7 @@ def plain(text):
         ({"patient_name": "Yamada^Tarou=山田^太郎="}, "PID", 5, "Yamada^Tarou^^^^^L^A~山田^太郎^^^^^L^I"),
         ({"patient_name": "F~|^G&g"}, "PID", 5, "F\\R\\\\F\\^G\\T\\g^^^^^L"),
         ({"birth_date": "19700230"}, "PID", 7, ""),
+        ({"birth_date": "19501399"}, "PID", 7, ""),
         ({"sex": "X"}, "PID", 8, "U"),
         ({"study_time": "20260105101010"}, "OBR", 7, "20260105101010"),
         ({"study_time": "20260105101060"}, "OBR", 7, "202601051010"),
@@ -106,3 +108,9 @@ def test_an_acknowledgement_in_any_version_is_understood(answer):
 def test_what_acknowledges_nothing_is_no_answer(answer):
     with pytest.raises(PeerUnreachable):
         acknowledged(answer, "KEY")
+
+
+def test_presence_is_said_in_the_codes_of_cid_240():
+    wanted = {"present": codes.cid240.Present, "absent": codes.cid240.Absent, "undetermined": codes.cid240.Undetermined}
+    for presence, code in wanted.items():
+        assert f"|{code.value}^{code.meaning}^SCT|" in render(message([finding(presence=presence)]), HOOK)
