@@ -44,6 +44,11 @@ METAL_ML: Final = 0.02
 RIM_MM: Final = 6.0
 #: Share of the cavity that must lie within the series (ml-ct 1.1).
 LEAST_COVERAGE: Final = 0.6
+#: Below this share nothing may be called absent: the posterior fossa or the base was not seen (a whole adult head
+#: gives 0.91 and more by this estimate).
+WHOLE_COVERAGE: Final = 0.85
+#: A step this much longer than the larger of its neighbours is a hole, whatever else the geometry is called.
+HOLE: Final = 1.5
 #: Height of a cavity above and below its widest plane [mm]: adult mean, vertex to foramen magnum 145 mm.
 HALF_HEIGHT_MM: Final = 72.0
 #: Values of the smoothed brain that only streaks of metal or motion make [HU], their share of a plane, and the share of
@@ -52,6 +57,8 @@ STREAK_HU: Final = (-30.0, 120.0)
 STREAK_SHARE: Final = 0.02
 STREAK_PLANES: Final = 0.1
 STREAK_BLUR_MM: Final = 3.0
+#: Planes that are looked at for streaks: thin slices show the same ones again.
+MOST_PLANES: Final = 48
 #: Noise above which a series is smoothed, and what is aimed at [HU]; brain kernels give 3-6.
 NOISY_HU: Final = 12.0
 SOFT_HU: Final = 6.0
@@ -114,17 +121,18 @@ def require_head(series: dn.ImageSeries) -> Head:
     if volume > CAVITY_ML[1]:
         raise dn.Unsuitable(f"no head: the ring of bone holds {volume:.0f} mL, a skull at most {CAVITY_ML[1]:.0f}")
     away = np.stack([_away(plane, series.pixel_spacing) for plane in inside]) > RIM_MM
-    _refuse_dye(values, inside & away, voxel)
     coverage = covered(areas, weights)
+    soft, noted = soften(values, away, series)
+    # Noise alone reaches the values of dye: what is smoothed for the network is judged smoothed.
+    _refuse_dye(values, soft, inside & away, voxel)
     _require_readable(series, coverage, volume)
-    values, noted = soften(values, away, series)
     return Head(
-        values=values,
+        values=soft,
         inside=inside,
         weights_mm=weights,
         voxel_ml=voxel,
         coverage=coverage,
-        limits=tuple(_limits(series, values, away)),
+        limits=tuple(_limits(series, soft, away, coverage)),
         notes=noted,
     )
 
@@ -143,8 +151,10 @@ def _away(inside: Mask, spacing: tuple[float, float]) -> NDArray[np.float32]:
     return np.maximum(np.asarray(sitk.GetArrayFromImage(distance), np.float32), 0.0)
 
 
-def _refuse_dye(values: NDArray[np.float32], brain: Mask, voxel_ml: NDArray[np.float64]) -> None:
-    bright = brain & (values > DYE_HU[0]) & (values < DYE_HU[1])
+def _refuse_dye(
+    values: NDArray[np.float32], soft: NDArray[np.float32], brain: Mask, voxel_ml: NDArray[np.float64]
+) -> None:
+    bright = brain & (soft > DYE_HU[0]) & (soft < DYE_HU[1])
     if not bright.any():
         return
     parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(bright.astype(np.uint8)), True))
@@ -188,12 +198,21 @@ def _require_readable(series: dn.ImageSeries, coverage: float, volume_ml: float)
         )
 
 
-def _limits(series: dn.ImageSeries, values: NDArray[np.float32], brain: Mask) -> list[str]:
+def _limits(series: dn.ImageSeries, values: NDArray[np.float32], brain: Mask, coverage: float) -> list[str]:
     limits = []
-    if series.incomplete or series.geometry is dn.Geometry.GAPS:
-        limits.append(f"slices are missing{': ' + series.geometry_note if series.geometry_note else ''}")
+    hole = _hole(np.abs(np.diff(series.slice_positions)))
+    if series.incomplete or series.geometry is dn.Geometry.GAPS or hole:
+        limits.append(
+            f"slices are missing{': ' + (hole or series.geometry_note) if hole or series.geometry_note else ''}"
+        )
+    if coverage < WHOLE_COVERAGE:
+        limits.append(f"about {coverage:.0%} of the intracranial cavity lies within the series")
+    noise = noise_hu(values, brain)
+    if noise > NOISY_HU:
+        limits.append(f"limited quality: noise of {noise:.0f} HU")
     streaked, planes = 0, 0
-    for plane, part in zip(values, brain, strict=True):
+    for index in np.unique(np.linspace(0, len(values) - 1, MOST_PLANES).round().astype(int)):
+        plane, part = values[index], brain[index]
         if part.sum() * series.pixel_spacing[0] * series.pixel_spacing[1] < 1000.0:  # 10 cm²
             continue
         smooth = _blurred(plane, STREAK_BLUR_MM, series.pixel_spacing)[part]
@@ -202,6 +221,15 @@ def _limits(series: dn.ImageSeries, values: NDArray[np.float32], brain: Mask) ->
     if streaked > max(1.0, STREAK_PLANES * planes):
         limits.append(f"limited quality: streaks, metal or air within the brain in {streaked} of {planes} planes")
     return limits
+
+
+def _hole(steps_mm: NDArray[np.float64]) -> str:
+    """Where planes are missing, by the distances between them; a tilted or uneven stack is not called gappy for it."""
+    for index, step in enumerate(steps_mm):
+        around = [float(other) for other in (*steps_mm[max(0, index - 1) : index], *steps_mm[index + 1 : index + 2])]
+        if step > STEP_MM[1] * 1.05 or (around and step > HOLE * max(around) and step > HOLE * np.median(steps_mm)):
+            return f"{step:.1f} mm between planes {index + 1} and {index + 2}"
+    return ""
 
 
 def soften(
