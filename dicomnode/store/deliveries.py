@@ -118,13 +118,15 @@ def due(connection: Connection, destination: str, now: datetime, limit: int = 50
 
 
 def next_due(connection: Connection, destination: str) -> datetime | None:
-    """When the next pending object of a destination may be tried."""
+    """When the next pending object of a destination may be tried; a study waits as a whole, see `due`."""
     table = schema.delivery
-    seconds = connection.scalar(
-        select(func.min(table.c.not_before)).where(
-            table.c.destination == destination, table.c.state == DeliveryState.PENDING.value
-        )
+    studies = (
+        select(func.max(table.c.not_before).label("free_at"))
+        .where(table.c.destination == destination, table.c.state == DeliveryState.PENDING.value)
+        .group_by(table.c.study_uid)
+        .subquery()
     )
+    seconds = connection.scalar(select(func.min(studies.c.free_at)))
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -187,6 +189,7 @@ def postpone(
         connection, delivery, DeliveryState.PENDING, at, attempt=delivery.attempt + 1,
         not_before=(at + pause).timestamp(), error=error[:2000], status=status,
     )  # fmt: skip
+    _withhold_superseded(connection, at)
 
 
 def hand_back(connection: Connection, deliveries: Sequence[Delivery], at: datetime, error: str = "") -> None:
@@ -262,6 +265,7 @@ def fall_back(connection: Connection, delivery: Delivery, kinds: Sequence[Object
             add(connection, row.id, delivery.job_id, delivery.study_uid, delivery.destination, at)
     text = f"{delivery.destination} takes no label map; the binary segmentation goes instead: {why}"
     note(connection, at, "delivery_fell_back", text, job_id=delivery.job_id)
+    _withhold_superseded(connection, at)
     return True
 
 

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from dicomnode.domain import Band, DeliveryState, JobState, Output
+from dicomnode.domain import Band, DeliveryState, Flavour, JobState, ObjectKind, Output
 from dicomnode.errors import IllegalMove, StaleEpoch
 from dicomnode.store import deliveries, events, jobs, leader, outputs, revisions
 from dicomnode.store.db import Database, migrate, open_database
@@ -273,6 +273,42 @@ def test_an_identity_conflict_withholds_what_is_on_its_way_for_good(database: Da
         assert withheld is not None
         with pytest.raises(IllegalMove):  # its objects exist under their UIDs: it cannot run a second time
             jobs.retry(connection, withheld, clock())
+
+
+def test_a_withheld_study_is_neither_postponed_nor_sent_in_the_other_flavour(database: Database, clock: Clock) -> None:
+    enqueue(database, replace(new("a"), send_to=["PACS"]))
+    job = claim(database)
+    assert job is not None
+    flavours = [Flavour.LABELMAP, Flavour.ANY, Flavour.BINARY]
+    made = [replace(output(job.id, number), flavour=flavour) for number, flavour in enumerate(flavours)]
+    with database.write() as connection:
+        jobs.finish(
+            connection, job, made, clock(), quality={}, notes=[],
+            takes=lambda _to, one: one.flavour is not Flavour.BINARY,
+        )  # fmt: skip
+        refused, other = deliveries.start(connection, deliveries.due(connection, "PACS", clock()), clock())
+        revisions.withhold_study(connection, "1", clock())
+        deliveries.fall_back(connection, refused, list(ObjectKind), clock(), "no label maps")
+        deliveries.postpone(connection, other, clock(), timedelta(seconds=1), "out of resources")
+        clock.advance(5)
+        assert deliveries.due(connection, "PACS", clock()) == []
+        assert {d.state for d in deliveries.of_job(connection, job.id)} == {DeliveryState.CANCELLED}
+
+
+def test_what_waits_behind_a_postponed_object_of_its_study_is_not_due_before_it(
+    database: Database, clock: Clock
+) -> None:
+    enqueue(database, replace(new("a"), send_to=["PACS"]))
+    job = claim(database)
+    assert job is not None
+    with database.write() as connection:
+        jobs.finish(connection, job, [output(job.id, 0), output(job.id, 1)], clock(), quality={}, notes=[])
+        batch = deliveries.start(connection, deliveries.due(connection, "PACS", clock()), clock())
+        deliveries.postpone(connection, batch[0], clock(), timedelta(seconds=60), "out of resources")
+        deliveries.hand_back(connection, batch[1:], clock())
+        assert deliveries.due(connection, "PACS", clock()) == []
+        later = deliveries.next_due(connection, "PACS")
+        assert later == clock() + timedelta(seconds=60), "else the lane asks a hundred times a second"
 
 
 def test_a_new_result_refers_to_the_last_one_that_was_delivered(database: Database, clock: Clock) -> None:
