@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,10 +33,6 @@ POINTS: Final = ("triage", "second-read")
 #: Simulated heads that blast-ct judges: with blood, and without. ml-ct 4.2 asks for 20 and 10, which take it about
 #: 20 minutes of one core (``--judged 20 10``).
 JUDGED: Final = (8, 1)
-#: Painted bleeds that blast-ct is asked about.
-BESIDE: Final = ("IPH r 5 mm", "IPH r 15 mm", "SDH 8 mm", "EDH 14 mm", "IVH 30% filled", "SAH 22 mm")
-#: How far beyond the blood blast-ct is asked [mm].
-MARGIN_MM: Final = 12.0
 
 Table = list[dict[str, Any]]
 
@@ -144,6 +140,19 @@ def painted(data: Path) -> Iterator[Study]:
         yield from paint.every(paint.Head.of(head))
 
 
+def some_painted(data: Path) -> Iterator[Study]:
+    """One painted bleed of each kind and the small one, out of `painted`: what blast-ct is asked about."""
+    study = cases.real(data, "ct-head-ge")
+    if study is not None:
+        head = paint.Head.of(study)
+        yield paint.intraparenchymal(head, 5.2, 0)
+        yield paint.intraparenchymal(head, 15.2, 0)
+        yield paint.extra_axial(head, paint.SUBDURAL, 8.0, 55.0, 0)
+        yield paint.extra_axial(head, paint.EPIDURAL, 14.0, 30.0, 0)
+        yield paint.intraventricular(head, 0.3, 1)
+        yield paint.subarachnoid(head, 22.0, 0)
+
+
 def thresholded(studies: Iterable[Study]) -> Table:
     """The thresholding baseline on the same studies."""
     rows: Table = []
@@ -222,16 +231,6 @@ def _around(blood: Mask, study: Study) -> Mask:
     return box
 
 
-def beside(studies: Iterable[Study]) -> Iterator[Study]:
-    """The first painted study of each of `BESIDE`."""
-    left = set(BESIDE)
-    for study in studies:
-        kind = study.name.split(",")[0]
-        if kind in left:
-            left.remove(kind)
-            yield study
-
-
 def one_kind(studies: Callable[[], Iterable[Study]], count: Sequence[int]) -> Iterator[Study]:
     """The first ``count`` studies with blood that can be seen, then those without any."""
     for wanted, positive in zip(count, (True, False), strict=True):
@@ -295,7 +294,7 @@ def main() -> None:
         "synthetic": lambda: measure(detector, synthetic()),
         "threshold_real": lambda: thresholded([*negatives(data), *painted(data)]),
         "threshold_synthetic": lambda: thresholded(one_kind(synthetic, arguments.judged)),
-        "blastct_real": lambda: judge.rows([*islice(_labelled(negatives(data)), 1), *beside(painted(data))]),
+        "blastct_real": lambda: judge.rows(chain(islice(_labelled(negatives(data)), 1), some_painted(data))),
         "blastct_synthetic": lambda: judge.rows(one_kind(synthetic, arguments.judged)),
     }
     kept = json.loads(arguments.out.read_text()) if arguments.only and arguments.out.exists() else {}
