@@ -6,7 +6,7 @@ on one slice of labels (row, column): 0 background, 1 right ventricle, 2 myocard
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -82,16 +82,23 @@ def violations(labels: Labels, spacing: tuple[float, float]) -> tuple[str, ...]:
 
 
 def fill_holes(mask: Mask) -> Mask:
-    """The mask with everything that it encloses."""
-    return _from(sitk.BinaryFillhole(_to(mask), fullyConnected=False)) if mask.any() else mask
+    """The mask with everything that it encloses: what is not connected, by edges, with what surrounds it."""
+    if not mask.any():
+        return mask
+    out, box = mask.copy(), _box(mask)
+    outside = _parts(np.pad(~mask[box], 1, constant_values=True))
+    out[box] |= outside[1:-1, 1:-1] != outside[0, 0]
+    return out
 
 
 def largest_part(mask: Mask) -> Mask:
     """The largest connected part, neighbours by edge."""
     if not mask.any():
         return mask
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(_to(mask), False))
-    return np.asarray(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+    out, box = np.zeros_like(mask), _box(mask)
+    parts = _parts(mask[box])
+    out[box] = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    return out
 
 
 def hull(mask: Mask) -> Mask:
@@ -140,8 +147,7 @@ def dent_mm(mask: Mask, spacing: tuple[float, float]) -> float:
     missing = covered & ~mask
     if not missing.any():
         return 0.0
-    depth = sitk.SignedMaurerDistanceMap(_to(np.pad(covered, 1), spacing), True, False, True)
-    return float(sitk.GetArrayFromImage(depth)[1:-1, 1:-1][missing].max())
+    return float(_distances(np.pad(~covered, 1, constant_values=True), spacing)[1:-1, 1:-1][missing].max())
 
 
 def circularity(mask: Mask, spacing: tuple[float, float]) -> float:
@@ -189,6 +195,12 @@ def trim_rv(labels: Labels, spacing: tuple[float, float]) -> Labels:
     return out
 
 
+def _box(mask: Mask) -> tuple[slice, slice]:
+    """The smallest rectangle around a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def _turn(o: tuple[float, float], a: tuple[float, float], b: tuple[float, float]) -> float:
     return (a[0] - o[0]) * (b[1] - o[1]) - (a[1] - o[1]) * (b[0] - o[0])
 
@@ -199,8 +211,30 @@ def _to(mask: Mask, spacing: tuple[float, float] = (1.0, 1.0)) -> sitk.Image:
     return image
 
 
-def _from(image: sitk.Image) -> Mask:
-    return np.asarray(sitk.GetArrayFromImage(image) > 0)
+Filter = TypeVar("Filter", bound=sitk.ImageFilter)
+
+
+def _alone(operation: Filter) -> Filter:
+    """A filter on one thread: a slice is so small that starting several takes most of the time."""
+    operation.SetNumberOfThreads(1)
+    operation.SetNumberOfWorkUnits(1)
+    return operation
+
+
+def _parts(mask: Mask) -> NDArray[np.uint32]:
+    """Connected parts, neighbours by edge, numbered from 1."""
+    return np.asarray(
+        sitk.GetArrayFromImage(_alone(sitk.ConnectedComponentImageFilter()).Execute(_to(mask))), np.uint32
+    )
+
+
+def _distances(mask: Mask, spacing: tuple[float, float]) -> NDArray[np.float64]:
+    """Distance of every pixel to the nearest one of the mask [mm]."""
+    operation = _alone(sitk.SignedMaurerDistanceMapImageFilter())
+    operation.SetInsideIsPositive(False)
+    operation.SetSquaredDistance(False)
+    operation.SetUseImageSpacing(True)
+    return np.asarray(sitk.GetArrayFromImage(operation.Execute(_to(mask, spacing))), np.float64)
 
 
 def _enclosed(mask: Mask) -> float:
@@ -210,7 +244,7 @@ def _enclosed(mask: Mask) -> float:
 def _further_parts(mask: Mask) -> float:
     if not mask.any():
         return 0.0
-    return float(sitk.GetArrayFromImage(sitk.ConnectedComponent(_to(mask), False)).max() - 1)
+    return float(_parts(mask[_box(mask)]).max() - 1)
 
 
 def _contact(a: Mask, b: Mask) -> float:
@@ -227,5 +261,4 @@ def _distance_mm(a: Mask, b: Mask, spacing: tuple[float, float]) -> float:
     """Gap between two masks [mm]; 0 where they touch or one is empty."""
     if not a.any() or not b.any() or _contact(a, b) > 0:
         return 0.0
-    away = sitk.SignedMaurerDistanceMap(_to(b, spacing), False, False, True)
-    return float(sitk.GetArrayFromImage(away)[a].min())
+    return float(_distances(b, spacing)[a].min())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,16 @@ import torch
 
 from models.cardiac import bundle, cycle, grid, indices, localise, losses, segment, shapes, simulate, study
 from models.cardiac.net import Logits, UNet
+from tests import cardiac_stacks
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Many small operations: threads that wait for each other take most of the time on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_what_beats_is_found_and_a_still_image_yields_its_middle() -> None:
@@ -76,28 +88,9 @@ def test_indices_use_true_steps() -> None:
     assert indices.body_surface_m2(18.0, 80.0) is None
 
 
-def seen_of(stack: simulate.Stack) -> segment.Seen:
-    """What a network would say that is always right."""
-    pixels, work = stack.labels.shape[-1], segment.WORK
-    centre = ((pixels - 1) / 2, (pixels - 1) / 2)
-    axis = (np.arange(pixels) - centre[0]) * stack.pixel_mm
-    through = grid.weights(work.places, axis)
-    hot = torch.nn.functional.one_hot(torch.from_numpy(stack.labels.astype(np.int64)), 4).movedim(-1, 2).float()
-    mean = grid.resample(hot, through, through)
-    mean[:, :, 0] = 1.0 - mean[:, :, 1:].sum(2)
-    return segment.Seen(
-        centre=centre,
-        shape=(pixels, pixels),
-        spacing=(stack.pixel_mm, stack.pixel_mm),
-        mean=mean.numpy(),
-        views=mean.argmax(2).numpy().astype(np.uint8)[None],
-        positions=np.zeros((*stack.labels.shape[:2], 5), np.float32),
-    )
-
-
 def test_a_study_measures_what_the_labels_hold() -> None:
-    stack = simulate.simulate_stack(simulate.TEST_SEED + 3, phases=8, pixels=80, pixel_mm=2.2, step_mm=14.0)
-    found = study.judge(seen_of(stack), np.arange(stack.labels.shape[1]) * stack.step_mm)
+    stack = cardiac_stacks.stack()
+    found = study.judge(cardiac_stacks.seen_of(stack), np.arange(stack.labels.shape[1]) * stack.step_mm)
     assert (found.ed.phase, found.es.phase) == (0, int(stack.times.argmax()))
     truth = [
         (stack.labels[p] == shapes.LV).sum() * stack.pixel_mm**2 * stack.step_mm / 1000 for p in (0, found.es.phase)
