@@ -33,6 +33,8 @@ POINTS: Final = ("triage", "second-read")
 #: Simulated heads that blast-ct judges: with blood, and without. ml-ct 4.2 asks for 20 and 10, which take it about
 #: 20 minutes of one core (``--judged 20 10``).
 JUDGED: Final = (8, 1)
+#: How far beyond the blood blast-ct is asked [mm].
+MARGIN_MM: Final = 12.0
 
 Table = list[dict[str, Any]]
 
