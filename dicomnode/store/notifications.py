@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from dicomnode.config import Hook
 from dicomnode.dicom import digest
@@ -32,6 +32,10 @@ PRESENT: Final = "present"
 #: Length of a message's key: MSH-10 holds 20 characters (HL7 v2.5.1, 2.14.9.10).
 _KEY: Final = 20
 _URGENCIES: Final = ("minutes", "hours", "days", None)
+
+
+#: Jobs in these states will say something, and until then what the rule said before stands.
+_COMING: Final = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 
 class Kind(StrEnum):
@@ -138,17 +142,22 @@ def _statements(
 ) -> list[_Statement]:
     table = schema.job
     query = select(table).where(table.c.study_uid == job.study_uid, table.c.pipeline.in_(pipelines))
-    newest: dict[tuple[str, ...], tuple[tuple[int, int], _Statement]] = {}
-    for row in connection.execute(query):
-        said = findings if row.id == job.id else row.findings
+    newest: dict[tuple[str, ...], tuple[Row[Any], _Statement]] = {}
+    last, coming = dict[str, int](), set[tuple[str, ...]]()
+    for row in connection.execute(query.order_by(table.c.revision, table.c.id)):
+        place, said = (row.series_uid, row.pipeline, row.rule), findings if row.id == job.id else row.findings
         if said is None and row.state == JobState.UNSUITABLE.value:
             said = []
-        if said is None:
-            continue
-        place, age = (row.series_uid, row.pipeline, row.rule), (row.revision, row.id)
-        if place not in newest or newest[place][0] < age:
-            newest[place] = age, _Statement(row.version, said)
-    return [statement for _, statement in newest.values()]
+        if said is not None:
+            newest[place], last[row.series_uid] = (row, _Statement(row.version, said)), row.revision
+        elif row.state in _COMING:
+            coming.add(place)
+    return [
+        statement
+        for place, (row, statement) in newest.items()
+        # What is superseded counts no more once other rules took a newer revision.
+        if row.state != JobState.SUPERSEDED.value or row.revision == last[row.series_uid] or place in coming
+    ]
 
 
 def _versions_told(connection: Connection, study_uid: str, algorithm: str, hook: str) -> list[str]:
@@ -271,23 +280,10 @@ def claim(connection: Connection, hook: str, now: datetime, lease: timedelta = t
     A message waits until the one before it in its chain has an outcome. For as long as ``lease`` nobody else claims it,
     since another node may serve the same hook; one whose outcome is not recorded by then is due again.
     """
-    table, before = schema.notification, schema.notification.alias()
-    earlier = select(before.c.id).where(
-        before.c.study_uid == table.c.study_uid,
-        before.c.algorithm == table.c.algorithm,
-        before.c.version == table.c.version,
-        before.c.hook == table.c.hook,
-        before.c.sequence < table.c.sequence,
-        before.c.state == State.PENDING.value,
-    )
+    table = schema.notification
     row = connection.execute(
         select(table)
-        .where(
-            table.c.hook == hook,
-            table.c.state == State.PENDING.value,
-            table.c.not_before <= now.timestamp(),
-            ~earlier.exists(),
-        )
+        .where(*_next_of_chains(hook), table.c.not_before <= now.timestamp())
         .order_by(table.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # SQLite has no such clause and needs none: the transaction is immediate
@@ -297,6 +293,20 @@ def claim(connection: Connection, hook: str, now: datetime, lease: timedelta = t
     changes = {"attempt": row.attempt + 1, "not_before": (now + lease).timestamp()}
     connection.execute(update(table).where(table.c.id == row.id).values(**changes))
     return get(connection, row.id)
+
+
+def _next_of_chains(hook: str) -> tuple[ColumnElement[bool], ...]:
+    """The pending messages to ``hook`` before which none of their chain is pending."""
+    table, before = schema.notification, schema.notification.alias()
+    earlier = select(before.c.id).where(
+        before.c.study_uid == table.c.study_uid,
+        before.c.algorithm == table.c.algorithm,
+        before.c.version == table.c.version,
+        before.c.hook == table.c.hook,
+        before.c.sequence < table.c.sequence,
+        before.c.state == State.PENDING.value,
+    )
+    return table.c.hook == hook, table.c.state == State.PENDING.value, ~earlier.exists()
 
 
 def get(connection: Connection, notification_id: int) -> Notification | None:
@@ -314,16 +324,14 @@ def of_study(connection: Connection, study_uid: str) -> list[Notification]:
 
 def next_due(connection: Connection, hook: str) -> datetime | None:
     """When the next message to a hook may go; None if none waits."""
-    table = schema.notification
-    pending = (table.c.hook == hook, table.c.state == State.PENDING.value)
-    seconds = connection.scalar(select(func.min(table.c.not_before)).where(*pending))
+    seconds = connection.scalar(select(func.min(schema.notification.c.not_before)).where(*_next_of_chains(hook)))
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def unsent(connection: Connection) -> dict[str, int]:
     """How many messages wait for each hook."""
-    table = schema.notification
-    query = select(table.c.hook, func.count()).where(table.c.state == State.PENDING.value).group_by(table.c.hook)
+    hook, state = schema.notification.c.hook, schema.notification.c.state
+    query = select(hook, func.count()).where(state == State.PENDING.value).group_by(hook)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 

@@ -59,12 +59,14 @@ def ended(
     pipeline: str = "ich",
     inputs: Sequence[str] = (),
     state: str = "stored",
+    rule: str = "test",
 ) -> int:
     """One job ends: its row, and what must be told, as `jobs.finish` does it. Return its id."""
     new = jobs.NewJob(
-        key=f"{study}|{series}|{revision}|{version}|{pipeline}", series_uid=series, study_uid=study, revision=revision,
-        rule="test", pipeline=pipeline, version=version, weights_digest="", config_digest="", class_name="tests:Test",
-        options={}, send_to=[], inputs=list(inputs), incomplete=False, completion="counted", band=Band.ROUTINE,
+        key=f"{study}|{series}|{revision}|{version}|{pipeline}|{rule}", series_uid=series, study_uid=study,
+        revision=revision, rule=rule, pipeline=pipeline, version=version, weights_digest="", config_digest="",
+        class_name="tests:Test", options={}, send_to=[], inputs=list(inputs), incomplete=False, completion="counted",
+        band=Band.ROUTINE,
     )  # fmt: skip
     with database.write() as connection:
         job_id = jobs.enqueue(connection, new, at)
@@ -73,7 +75,8 @@ def ended(
         connection.execute(update(schema.job).where(schema.job.c.id == job_id).values(**values))
         job = jobs.get(connection, job_id)
         assert job is not None
-        notifications.announce(connection, job, findings or [], config.notify, at)
+        if state in ("stored", "unsuitable"):
+            notifications.announce(connection, job, findings or [], config.notify, at)
     return job_id
 
 
