@@ -42,6 +42,8 @@ MOST_DENSE: Final = 0.4
 DENOISED: Final = re.compile(
     r"denois|deep ?learning|\b((?-i:AI)|DLIR|TrueFidelity|AiCE|PIQE|Precise Image|ClariCT|PixelShine)\b", re.IGNORECASE
 )
+#: How this node marks the description of every series it makes.
+OWN_RESULT: Final = re.compile(r"\bRUO\b(, incomplete)?\]?\s*$")
 #: Descriptions of contrast series, and the words by which one says that it is none.
 CONTRAST: Final = re.compile(
     r"\b(CTA|CTV|CTP|angio\w*|perfusion|arteri\w*|veno\w*|contrast|enhanced|post ?c|c\+|CE|KM|kontrast\w*"
@@ -127,6 +129,13 @@ def refuse_denoised(series: dn.ImageSeries) -> None:
         value = text(series, keyword)
         if DENOISED.search(value):
             raise dn.Unsuitable(f"denoised already; {keyword} is {value!r}")
+
+
+def refuse_own_results(series: dn.ImageSeries) -> None:
+    """Raise `Unsuitable` for what this node made: the original is the source, a vendor's reconstruction too."""
+    value = text(series, "SeriesDescription")
+    if OWN_RESULT.search(value):
+        raise dn.Unsuitable(f"denoised already, by this node; SeriesDescription is {value!r}")
 
 
 def refuse_contrast(series: dn.ImageSeries) -> None:

@@ -202,9 +202,8 @@ def _limits(series: dn.ImageSeries, values: NDArray[np.float32], brain: Mask, co
     limits = []
     hole = _hole(np.abs(np.diff(series.slice_positions)))
     if series.incomplete or series.geometry is dn.Geometry.GAPS or hole:
-        limits.append(
-            f"slices are missing{': ' + (hole or series.geometry_note) if hole or series.geometry_note else ''}"
-        )
+        where = hole or series.geometry_note
+        limits.append(f"slices are missing{': ' + where if where else ''}")
     if coverage < WHOLE_COVERAGE:
         limits.append(f"about {coverage:.0%} of the intracranial cavity lies within the series")
     noise = noise_hu(values, brain)

@@ -82,6 +82,14 @@ MOST_KEY_PLANES: Final = 6
 #: Window of the summary page (center, width) [HU]: the brain window that blood is looked for in.
 WINDOW: Final = (40.0, 80.0)
 
+#: Least outlined volume that keeps a head from being called free of blood [mL]: what the evaluation counts as visible.
+DOUBT_ML: Final = 1.0
+#: A midline is found along the cavity's longer axis, if it is longer by this; blood nearer to it has no side [mm].
+LEAST_ELONGATION: Final = 1.1
+LEAST_OFF_MIDLINE_MM: Final = 5.0
+ALL_NEAR_MM: Final = 15.0
+
+AGE_UNKNOWN: Final = "The patient's age is not in the images; the algorithm is not made for children."
 REMARKS: Final = (
     "Research use only; not for diagnosis or triage of patients.",
     "Trained only on computer-generated heads; never tested on a patient with a real hemorrhage: sensitivity and "
@@ -115,7 +123,7 @@ class HemorrhageDetection(dn.Pipeline[dn.ImageSeries]):
 
     def run(self, series: dn.ImageSeries) -> dn.Result:
         blocks.require_plain_ct(series)
-        blocks.refuse_denoised(series)
+        blocks.refuse_own_results(series)
         blocks.refuse_contrast(series)
         blocks.require_hounsfield(series.array, series.padding)
         try:
@@ -145,28 +153,33 @@ def report(
 ) -> dn.Result:
     """What was found, in the words of the contract."""
     limits = (*seen.limits, *([found.confidence_note] if found.confidence_note else []))
-    flagged = found.study["any"] >= thresholds["any"]
+    outlines = {name: found.labels == value for value, name in enumerate(hemorrhage.CLASSES, start=1)}
+    outlines = {name: mask for name, mask in outlines.items() if mask.any()}
+    outlined_ml = seen.volume_ml(found.labels > 0)
+    doubt = _doubt(found.study, thresholds, outlined_ml)
     quality = {f"score_{name}": float(score) for name, score in found.study.items()}
-    quality |= {"coverage": seen.coverage, "cavity_ml": seen.volume_ml(found.cavity)}
+    quality |= {"coverage": seen.coverage, "cavity_ml": seen.volume_ml(found.cavity), "outlined_ml": outlined_ml}
+    age = () if blocks.age_years(series) is not None else (AGE_UNKNOWN,)
     result = dn.Result(
         quality=quality,
-        remarks=(*REMARKS, *seen.notes),
+        remarks=(*REMARKS, *age, *seen.notes),
         window=WINDOW,
-        notes=(*limits, *seen.notes),
+        notes=(*limits, *([doubt] if doubt else []), *seen.notes),
     )
-    if not flagged:
+    if found.study["any"] < thresholds["any"] and not doubt:
         presence = dn.Presence.UNDETERMINED if limits else dn.Presence.ABSENT
         negatives = tuple(_negative(name, score, presence, limits) for name, score in found.study.items())
         return replace(result, findings=negatives)
-    outlines = {name: found.labels == value for value, name in enumerate(hemorrhage.CLASSES, start=1)}
-    outlines = {name: mask for name, mask in outlines.items() if mask.any()}
     side = {name: laterality(series, found.cavity, mask, seen.voxel_ml) for name, mask in outlines.items()}
     segments = tuple(_segment(name, side[name]) for name in outlines)
     labels = np.zeros(found.labels.shape, np.uint8)
     for value, name in enumerate(outlines, start=1):
         labels[outlines[name]] = value
     segmentation = dn.Segmentation(labels=labels, segments=segments, label="AI hemorrhage")
-    findings = [_positive(name, found.study, thresholds, side, limits) for name in ("any", *hemorrhage.CLASSES)]
+    because = (doubt, *limits) if doubt else limits
+    findings = [_positive(name, found.study, thresholds, side, because) for name in ("any", *hemorrhage.CLASSES)]
+    if doubt:
+        findings = [_doubtful(finding) for finding in findings]
     measurements = [m for name, mask in outlines.items() for m in measured(series, seen, found, name, mask)]
     if found.midline_shift_mm is not None:
         shift = round(float(found.midline_shift_mm), 1)
@@ -179,6 +192,21 @@ def report(
         key_planes=tuple(key_planes(outlines, found.slice_any)),
         quality=quality | {f"volume_{name}_ml": seen.volume_ml(mask) for name, mask in outlines.items()},
     )
+
+
+def _doubt(study: Mapping[str, float], thresholds: Mapping[str, float], outlined_ml: float) -> str:
+    """Why a head whose score lies below the operating point must not be called free of blood; empty if it may."""
+    if study["any"] >= thresholds["any"]:
+        return ""
+    if outlined_ml >= DOUBT_ML:
+        return f"{outlined_ml:.1f} mL outlined, but the head was scored below the operating point"
+    over = [name for name in hemorrhage.CLASSES if study[name] >= max(thresholds[name], thresholds["any"])]
+    return f"scored as {' and '.join(over)}, but as a whole below the operating point" if over else ""
+
+
+def _doubtful(finding: dn.Finding) -> dn.Finding:
+    """The same, said as undetermined and without urgency."""
+    return replace(finding, presence=dn.Presence.UNDETERMINED, urgency=None)
 
 
 def _code(name: str) -> tuple[dn.Code, dn.Site | None]:
@@ -295,23 +323,56 @@ def thickness_mm(plane: NDArray[np.bool_], spacing: tuple[float, float]) -> floa
 def laterality(
     series: dn.ImageSeries, cavity: NDArray[np.bool_], mask: NDArray[np.bool_], voxel_ml: NDArray[np.float64]
 ) -> dn.Code | None:
-    """The patient's side on which ``mask`` lies, by the cavity's middle on each row; None where it is not clear."""
-    across = series.orientation[:3] if abs(series.orientation[0]) >= abs(series.orientation[3]) else None
-    if across is None or not cavity.any():  # rows run front to back: nobody shows heads so
+    """The patient's side on which ``mask`` lies; None where it is not clear.
+
+    The midline of each plane runs through the middle of the cavity along the longer axis of the whole: a rolled head's
+    midline is not upright.
+    """
+    distance = off_midline_mm(series, cavity)
+    if distance is None:
         return None
-    first = cavity.argmax(axis=2)
-    last = cavity.shape[2] - 1 - cavity[:, :, ::-1].argmax(axis=2)
-    middle = np.where(cavity.any(axis=2), 0.5 * (first + last), np.nan)
-    middle = np.where(np.isnan(middle), np.nanmedian(middle), middle)
-    columns = np.arange(mask.shape[2])
-    to_right = mask & (columns[None, None] < middle[:, :, None])
-    share = float((to_right.sum(axis=(1, 2)) * voxel_ml).sum() / (mask.sum(axis=(1, 2)) * voxel_ml).sum())
-    share = share if across[0] > 0 else 1.0 - share  # columns run to the patient's left, or to the right
+    weight = np.broadcast_to(voxel_ml[:, None, None], mask.shape)[mask]
+    off = distance[mask]
+    if abs(float(np.average(off, weights=weight))) < LEAST_OFF_MIDLINE_MM and float(np.abs(off).max()) < ALL_NEAR_MM:
+        return None
+    share = float(weight[off < 0].sum() / weight.sum())
     if share >= ONE_SIDE:
         return RIGHT
     if share <= 1.0 - ONE_SIDE:
         return LEFT
     return BILATERAL if BOTH_SIDES <= share <= 1.0 - BOTH_SIDES else None
+
+
+def off_midline_mm(series: dn.ImageSeries, cavity: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Distance of every voxel from the midline of its plane (slice, row, column) [mm], positive on the patient's left.
+
+    None where the cavity shows no midline.
+    """
+    if not cavity.any():
+        return None
+    planes = np.flatnonzero(cavity.any(axis=(1, 2)))
+    x = np.arange(cavity.shape[2]) * series.pixel_spacing[1]
+    y = np.arange(cavity.shape[1]) * series.pixel_spacing[0]
+    middles, moment = np.zeros((len(cavity), 2)), np.zeros((2, 2))
+    for index in planes:
+        rows, columns = np.nonzero(cavity[index])
+        points = np.stack([x[columns], y[rows]])
+        middles[index] = points.mean(axis=1)
+        centred = points - middles[index][:, None]
+        moment += centred @ centred.T
+    for empty in set(range(len(cavity))) - set(planes.tolist()):
+        middles[empty] = middles[planes[np.abs(planes - empty).argmin()]]
+    lengths, axes = np.linalg.eigh(moment)  # the shorter axis first
+    if lengths[1] < LEAST_ELONGATION**2 * lengths[0]:
+        return None
+    to_left = axes[:, 0]  # across the midline
+    left = float(to_left[0] * series.orientation[0] + to_left[1] * series.orientation[3])
+    if abs(left) < np.sqrt(0.5):  # the longer axis runs from side to side: no head lies so
+        return None
+    to_left = to_left if left > 0 else -to_left
+    along = middles @ to_left
+    distance: NDArray[np.float64] = x[None, None, :] * to_left[0] + y[None, :, None] * to_left[1] - along[:, None, None]
+    return distance
 
 
 def key_planes(outlines: Mapping[str, NDArray[np.bool_]], slice_any: NDArray[np.float32]) -> Iterator[dn.KeyPlane]:

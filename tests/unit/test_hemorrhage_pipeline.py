@@ -151,6 +151,7 @@ def of(result: dn.Result, code: dn.Code) -> dn.Finding:
         ({"ImageType": ("DERIVED", "SECONDARY", "AXIAL")}, "derived already"),
         ({"ImageType": ("ORIGINAL", "PRIMARY", "AXIAL", "VNC")}, "spectral"),
         ({"SeriesDescription": "Head 5mm [AI denoised, RUO]"}, "denoised already"),
+        ({"SeriesDescription": "Head 5mm [AI denoised, RUO, incomplete]"}, "denoised already"),
         ({"ContrastBolusAgent": "Omnipaque 350"}, "ContrastBolusAgent is 'Omnipaque 350'"),
         ({"SeriesDescription": "CTA HEAD 1.0"}, "without contrast"),
         ({"SeriesDescription": "Brain Perfusion 5.0"}, "without contrast"),
@@ -175,6 +176,7 @@ def test_a_header_that_speaks_of_another_kind_of_series_is_unsuitable(acquisitio
         {"ContrastBolusAgent": "NONE"},
         {"ProtocolName": "Head + CTA carotids"},
         {"BodyPartExamined": "CHEST"},
+        {"SeriesDescription": "Brain 5.0 TrueFidelity", "ConvolutionKernel": "Stnd\\DLIR-H"},
         {},
     ],
 )
@@ -255,6 +257,15 @@ def streaked() -> np.ndarray:
     return hu
 
 
+def without(first: int, last: int) -> dn.ImageSeries:
+    """The tilted stack with planes missing, as the node describes it."""
+    kept = [index for index in range(len(HEAD.array)) if not first <= index < last]
+    return series(HEAD.array[kept], grid=(HEAD.positions[kept], HEAD.orientation))
+
+
+GRAIN = np.random.default_rng(3).normal(0.0, 1.0, HEAD.array.shape).astype(np.float32)
+
+
 @pytest.mark.parametrize(
     ("given", "fake", "reason"),
     [
@@ -262,6 +273,9 @@ def streaked() -> np.ndarray:
         (series(HEAD.array, incomplete=True), Fake(NOTHING, {}), "slices are missing"),
         (series(HEAD.array, geometry=dn.Geometry.GAPS, geometry_note="1 of 28"), Fake(NOTHING, {}), "missing: 1 of 28"),
         (HEAD, Fake(NOTHING, {}, note="the brain's median is 12 HU"), "median is 12 HU"),
+        (without(8, 13), Fake(NOTHING[5:], {}), "mm between planes 8 and 9"),
+        (without(13, 28), Fake(NOTHING[15:], {}), "of the intracranial cavity lies within the series"),
+        (series(HEAD.array + GRAIN * 40.0), Fake(NOTHING, {}), "limited quality: noise of"),
     ],
 )
 def test_with_limited_quality_nothing_is_called_absent(given, fake, reason):
@@ -300,6 +314,9 @@ def test_a_negative_says_absent_of_every_type_with_its_score():
     assert not any(finding.calibrated or finding.urgency for finding in result.findings)
     assert not result.segmentations and not result.measurements and not result.key_planes
     assert any("Not flagged does not mean no hemorrhage" in remark for remark in result.remarks)
+    assert any("age is not in the images" in remark for remark in result.remarks)
+    aged = run(series(HEAD.array, acquisition={"PatientAge": "061Y"}), Fake(NOTHING, {"any": 0.02}))
+    assert not any("age is not in the images" in remark for remark in aged.remarks)
 
 
 def test_a_positive_is_urgent_and_outlined():
@@ -380,16 +397,33 @@ def test_flagged_without_an_outline_is_said_and_shows_the_highest_plane():
     assert not result.segmentations and len(result.key_planes) == 1
 
 
-def test_outlines_below_the_operating_point_are_not_shown():
+def test_what_is_outlined_below_the_operating_point_is_shown_and_never_called_absent():
     result = run(HEAD, Fake(bleed(), {"any": 0.1}))
-    assert of(result, ANY).presence is dn.Presence.ABSENT
-    assert not result.segmentations
+    for finding in (of(result, ANY), of(result, SUBTYPES["intraparenchymal"][1])):
+        assert finding.presence is dn.Presence.UNDETERMINED and finding.urgency is None
+        assert "mL outlined, but the head was scored below the operating point" in finding.reason
+    assert result.segmentations and result.key_planes
+    assert not [finding for finding in result.findings if finding.presence is not dn.Presence.UNDETERMINED]
+
+
+def test_a_speck_below_the_operating_point_is_noted_and_not_spoken_of():
+    result = run(HEAD, Fake(bleed(4.0), {"any": 0.1}))
+    assert {finding.presence for finding in result.findings} == {dn.Presence.ABSENT}
+    assert 0.0 < result.quality["outlined_ml"] < 1.0 and not result.segmentations
+
+
+def test_a_type_over_the_operating_point_keeps_the_head_from_being_called_clear():
+    result = run(HEAD, Fake(NOTHING, {"any": 0.29, "intraparenchymal": 0.95}))
+    for finding in (of(result, ANY), of(result, SUBTYPES["intraparenchymal"][1])):
+        assert finding.presence is dn.Presence.UNDETERMINED and "scored as intraparenchymal" in finding.reason
 
 
 def test_the_operating_point_is_the_rule_s_choice():
     fake = replace(POSITIVE, study={"any": 0.5, "intraparenchymal": 0.5})
     assert of(run(HEAD, fake, operating_point="triage"), ANY).presence is dn.Presence.PRESENT
-    assert of(run(HEAD, fake, operating_point="second-read"), ANY).presence is dn.Presence.ABSENT
+    assert of(run(HEAD, fake, operating_point="second-read"), ANY).presence is dn.Presence.UNDETERMINED
+    speck = replace(fake, labels=bleed(4.0))
+    assert of(run(HEAD, speck, operating_point="second-read"), ANY).presence is dn.Presence.ABSENT
     with pytest.raises(ValueError, match="operating_point must be"):
         HemorrhageDetection.Options(operating_point="always")
 
@@ -423,6 +457,25 @@ def test_both_sides_and_the_middle():
     assert laterality(HEAD, CAVITY, both, np.ones(len(both))).value == "51440002"
     skewed = (bleed(14.0, (40.0, 0, 0)) | bleed(8.0, (-40.0, 0, 0))) > 0
     assert laterality(HEAD, CAVITY, skewed, np.ones(len(both))) is None
+
+
+def rolled(degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a head lying turned on the table, in its own coordinates, and its cavity."""
+    turn = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    own = WHERE @ matrix
+    return own, ellipsoid(own, (0, 0, 0), (65, 81, 70))
+
+
+@pytest.mark.parametrize("degrees", [-30.0, -20.0, 0.0, 15.0, 25.0, 30.0])
+def test_the_side_of_a_rolled_head_is_the_head_s(degrees):
+    own, cavity = rolled(degrees)
+    frontal = ellipsoid(own, (-12, -60, 0), (6, 8, 10))  # right of the falx, far in front
+    assert laterality(HEAD, cavity, frontal, np.ones(len(cavity))).value == "24028007"
+
+
+def test_blood_in_the_falx_has_no_side():
+    assert laterality(HEAD, CAVITY, ellipsoid(WHERE, (1, -30, 0), (3, 20, 20)), np.ones(len(CAVITY))) is None
 
 
 def test_thickness_of_a_crescent_is_across_and_not_along():
