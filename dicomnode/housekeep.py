@@ -100,6 +100,7 @@ class Housekeeper:
             table.c.state.in_([state.value for state in _DECIDED]),
             table.c.last_at < before.timestamp(),
             table.c.series_uid.not_in(busy),
+            table.c.study_uid.not_in(busy),  # a job of a study is filed under its UID
         )
         with self.database.read() as connection:
             uids = list(connection.scalars(select(table.c.series_uid).where(*old).join(

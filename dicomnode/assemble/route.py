@@ -13,6 +13,7 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import Connection
 
 from dicomnode import dicom, faults
+from dicomnode.assemble import study
 from dicomnode.config import Config, Rule
 from dicomnode.domain import Instance, SeriesState
 from dicomnode.errors import SeriesError
@@ -34,22 +35,37 @@ class Router:
 
     def __init__(self, config: Config, database: Database, clock: Callable[[], datetime]) -> None:
         self.config, self.database, self.clock = config, database, clock
+        # Series whose study is not settled yet: (instances, when to look again), so that waiting costs nothing.
+        self._waits: dict[str, tuple[int, datetime]] = {}
 
     def route(self, one: Series) -> int:
         """complete -> routed, unrouted or rejected. Return how many jobs were queued.
 
-        Waits (returns 0) while no slot has said which pipelines it loaded, because their versions are part of a job.
+        Waits (returns 0) while no slot has said which pipelines it loaded, because their versions are part of a job,
+        and while a rule of the whole study wants the series and more of the study may come.
         """
+        waits = self._waits.get(one.series_uid)
+        if waits is not None and waits[0] == one.instances and self.clock() < waits[1]:
+            return 0
         with self.database.read() as connection:
             held = instances.of_series(connection, one.series_uid)
             own = outputs.is_own_result(connection, one.series_uid)
             patients = instances.patients_of_study(connection, one.study_uid)
             loaded = pipelines.described(connection)
+            of_study = series.of_study(connection, one.study_uid)
         if self.config.pipelines and not set(self.config.pipelines) <= set(loaded):
             return 0
         facts, verdicts = self._explain(one, held)
         now = self.clock()
+        own = own or facts.get("series.own_result") == "yes"
+        whole = [rule for rule in self._matched(verdicts) if rule.scope == "study"]
+        until = study.wait_until(of_study, now, self.config.assemble.study_quiet_s) if whole and not own else None
+        if until is not None and patients <= 1:
+            self._waits[one.series_uid] = (one.instances, until)
+            return 0
+        self._waits.pop(one.series_uid, None)
         wanted = self._wanted(one, held, verdicts, loaded)
+        of_whole = self._of_study(one, held, whole, loaded)
         with self.database.write() as connection:
             kept = {"facts": facts, "verdicts": [asdict(verdict) for verdict in verdicts]}
             reject = _conflict(one, held, patients) or _gone(connection, one, held)
@@ -58,12 +74,12 @@ class Router:
                 if patients > 1:
                     revisions.withhold_study(connection, one.study_uid, now)
                 series.move(connection, one, SeriesState.REJECTED, now, reject, **kept)
-            elif own or facts.get("series.own_result") == "yes":
+            elif own:
                 series.move(connection, one, SeriesState.UNROUTED, now, "own result (loop guard)", **kept)
             else:
                 keys = [job.key for job in wanted]
                 revisions.supersede(connection, one.series_uid, one.revision, now, keep=keys)
-                queued = self._enqueue(connection, one, wanted, kept, now)
+                queued = self._enqueue(connection, one, wanted, of_whole, kept, now)
             faults.reached("before-route-commit")
         _report(one, queued, verdicts, reject)
         return len(queued)
@@ -79,17 +95,39 @@ class Router:
     def _wanted(
         self, one: Series, held: Sequence[Instance], verdicts: Sequence[Verdict], loaded: dict[str, PipelineInfo]
     ) -> list[NewJob]:
-        matched = [rule for rule in self.config.rules if any(v.matched and v.rule == rule.name for v in verdicts)]
+        matched = [rule for rule in self._matched(verdicts) if rule.scope == "series"]
         return [self._job(one, held, rules, loaded[rules[0].pipeline]) for rules in _together(matched, self.config)]
 
+    def _matched(self, verdicts: Sequence[Verdict]) -> list[Rule]:
+        return [rule for rule in self.config.rules if any(v.matched and v.rule == rule.name for v in verdicts)]
+
+    def _of_study(
+        self, one: Series, held: Sequence[Instance], whole: Sequence[Rule], loaded: dict[str, PipelineInfo]
+    ) -> list[NewJob]:
+        """One job for all series of the study that the rules ``whole`` want; the same from whichever of them."""
+        wanted = []
+        for rules in _together(whole, self.config):
+            with self.database.read() as connection:
+                found = study.members(connection, one, rules, lambda other, images: self._explain(other, images)[1])
+            job = self._job(one, held, rules, loaded[rules[0].pipeline])
+            wanted.append(study.combined(job, found, self.config.assemble.study_quiet_s))
+        return wanted
+
     def _enqueue(
-        self, connection: Connection, one: Series, wanted: Sequence[NewJob], kept: dict[str, Any], now: datetime
+        self,
+        connection: Connection,
+        one: Series,
+        wanted: Sequence[NewJob],
+        of_whole: Sequence[NewJob],
+        kept: dict[str, Any],
+        now: datetime,
     ) -> list[int]:
-        if not wanted:
+        if not wanted and not of_whole:
             series.move(connection, one, SeriesState.UNROUTED, now, "no rule wants it", **kept)
             return []
-        queued = [job_id for job in wanted if (job_id := jobs.enqueue(connection, job, now)) is not None]
-        names = " + ".join(job.rule for job in wanted)
+        made = [*wanted, *study.numbered(connection, of_whole, now)]
+        queued = [job_id for job in made if (job_id := jobs.enqueue(connection, job, now)) is not None]
+        names = " + ".join(job.rule for job in (*wanted, *of_whole))
         series.move(connection, one, SeriesState.ROUTED, now, f"wanted by: {names}", **kept)
         return queued
 
@@ -178,7 +216,7 @@ def _report(one: Series, queued: Sequence[int], verdicts: Sequence[Verdict], rej
     extra = {"series_uid": one.series_uid, "jobs": list(queued), "matched": [v.rule for v in verdicts if v.matched]}
     if reject:
         logger.error("Series rejected", extra={"action": "series_rejected", "reason": reject, **extra})
-    elif not queued:
+    elif not queued and not any(verdict.matched for verdict in verdicts):
         logger.info("Series makes no job", extra={"action": "series_unrouted", **extra})
     else:
         logger.info("Series routed", extra={"action": "series_routed", **extra})

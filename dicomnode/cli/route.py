@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,12 +46,15 @@ def _route(arguments: argparse.Namespace) -> int:
     place = Path(arguments.what)
     found = _from_folder(place, arguments.source) if place.exists() else _from_store(config, arguments.what)
     matched = 0
+    of_study = {rule.name for rule in config.rules if rule.scope == "study"}
+    studies: Counter[tuple[str, str]] = Counter()
     for series_uid, (headers, first, told) in sorted(found.items()):
         facts = {**series_facts(headers, first), **told}
         stack = is_regular_stack(headers)
         verdicts = [asdict(verdict) for verdict in evaluate(config.rules, first, facts)]
         wanted = [verdict["rule"] for verdict in verdicts if verdict["matched"]]
         matched += len(wanted)
+        studies.update((str(first.get("StudyInstanceUID")), name) for name in wanted if name in of_study)
         out.print(
             f"series {series_uid}: {len(headers)} instances; wanted by: {', '.join(wanted) or 'no rule'}", markup=False
         )
@@ -58,6 +62,11 @@ def _route(arguments: argparse.Namespace) -> int:
             out.print(f"  geometry: {stack.reason}", markup=False)
             out.print("  facts: " + ", ".join(f"{name}={value}" for name, value in facts.items()), markup=False)
             print_verdicts(verdicts)
+    for (study_uid, name), count in sorted(studies.items()):
+        quiet = f"{config.assemble.study_quiet_s:g} s after the last image of the study"
+        out.print(
+            f"study {study_uid}: {name} makes one job of all it wants ({count} series here), {quiet}", markup=False
+        )
     if not found:
         err.print(f"no DICOM series in {arguments.what}")
     return 0 if matched else 1

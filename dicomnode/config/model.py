@@ -167,6 +167,8 @@ class Assemble(_Model):
     quiet_max_s: Seconds = 60
     #: After this long without proof the series is taken as it is, marked incomplete.
     cap_s: Seconds = 600
+    #: A rule of a whole study waits until nothing of the study has come for so long.
+    study_quiet_s: Seconds = 60
 
 
 class Condition(_Model):
@@ -217,7 +219,7 @@ def _condition(value: object) -> object:
 
 
 class Rule(_Model):
-    """Every rule that matches a complete series makes one job."""
+    """Every rule that matches a complete series makes one job; one of scope ``study``, one of all that match."""
 
     name: str = Field(min_length=1, max_length=64)
     #: DICOM keyword, or a series-level fact such as ``series.instances``; all must hold.
@@ -226,6 +228,8 @@ class Rule(_Model):
     options: dict[str, Any] = {}
     send_to: list[str] = Field(min_length=1)
     priority: Literal["batch", "routine", "urgent", "stat"] = "routine"
+    #: ``study``: one job over all matching series of the study, for a cine that comes as a series per slice.
+    scope: Literal["series", "study"] = "series"
 
     @property
     def band(self) -> Band:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 from sqlalchemy.exc import OperationalError
 
 from dicomnode import faults
@@ -384,7 +384,8 @@ class Dispatcher:
 
 def _input_paths(connection: Connection, job: Job, spool: Path) -> list[Path]:
     table = schema.instance
-    query = select(table.c.sop_instance_uid, table.c.path).where(table.c.series_uid == job.series_uid)
+    of_job = or_(table.c.series_uid == job.series_uid, table.c.study_uid == job.series_uid)  # or a job of a study
+    query = select(table.c.sop_instance_uid, table.c.path).where(of_job)
     known = {row.sop_instance_uid: spool / row.path for row in connection.execute(query)}
     gone = [uid for uid in job.inputs if uid not in known]
     if gone:

@@ -84,6 +84,12 @@ def in_states(connection: Connection, *states: SeriesState, limit: int = 1000) -
     return [_series(row) for row in connection.execute(query)]
 
 
+def of_study(connection: Connection, study_uid: str) -> list[Series]:
+    """Every series of a study."""
+    table = schema.series
+    return [_series(row) for row in connection.execute(select(table).where(table.c.study_uid == study_uid))]
+
+
 def latest(connection: Connection, limit: int = 50) -> list[Series]:
     """The series that received something last."""
     table = schema.series

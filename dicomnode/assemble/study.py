@@ -1,0 +1,114 @@
+"""Rules of a whole study: one job over every series that matches, once nothing of the study is on its way any more.
+
+A cine often comes as one series per slice. Its job belongs to the study: it is filed under the StudyInstanceUID where
+others have their SeriesInstanceUID, so that a late series makes a new revision of it as a late image does of a series.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from dicomnode import dicom
+from dicomnode.config import Rule
+from dicomnode.domain import Instance, SeriesState
+from dicomnode.rules import Verdict
+from dicomnode.store import instances, jobs, outputs, revisions, series
+from dicomnode.store.jobs import NewJob
+from dicomnode.store.series import Series
+
+logger = logging.getLogger(__name__)
+
+#: Series in these states may still change what belongs to the study.
+_OPEN = frozenset({SeriesState.RECEIVING, SeriesState.ASSEMBLING})
+#: A study with an open series is looked at again after this.
+_LOOK_AGAIN = timedelta(seconds=2)
+
+#: Verdicts on a series that has not been routed yet.
+Judge = Callable[[Series, Sequence[Instance]], Sequence[Verdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A series of a study that a rule wants."""
+
+    series: Series
+    held: Sequence[Instance]
+
+
+def wait_until(members: Sequence[Series], now: datetime, quiet_s: float) -> datetime | None:
+    """When to look again; None if every series is decided and the study has been quiet for so long."""
+    quiet = max(one.last_at for one in members) + timedelta(seconds=quiet_s)
+    if any(one.state in _OPEN for one in members):
+        return now + _LOOK_AGAIN
+    return quiet if quiet > now else None
+
+
+def members(connection: Connection, one: Series, rules: Sequence[Rule], judge: Judge) -> list[Member]:
+    """Every series of the study of ``one`` that one of ``rules`` wants, in the order of their UIDs."""
+    names = {rule.name for rule in rules}
+    found = []
+    for other in series.of_study(connection, one.study_uid):
+        if other.state not in {SeriesState.COMPLETE, SeriesState.ROUTED}:
+            continue
+        if outputs.is_own_result(connection, other.series_uid):
+            continue
+        held = instances.of_series(connection, other.series_uid)
+        if held and _wanted(other, held, names, judge):
+            found.append(Member(other, held))
+    return sorted(found, key=lambda member: member.series.series_uid)
+
+
+def _wanted(one: Series, held: Sequence[Instance], names: set[str], judge: Judge) -> bool:
+    if one.state is SeriesState.ROUTED:
+        return any(verdict["matched"] and verdict["rule"] in names for verdict in one.verdicts or ())
+    return any(verdict.matched and verdict.rule in names for verdict in judge(one, held))
+
+
+def combined(job: NewJob, found: Sequence[Member], quiet_s: float) -> NewJob:
+    """``job`` of one of the series as the job of all of them."""
+    inputs = sorted(item.sop_instance_uid for member in found for item in member.held)
+    study_uid = job.study_uid
+    proof = f"study quiet for {quiet_s:g} s, {len(found)} series match"
+    return replace(
+        job,
+        key=dicom.digest("study", study_uid, *inputs, job.pipeline, job.version, job.weights_digest, job.config_digest),
+        series_uid=study_uid,
+        inputs=inputs,
+        incomplete=any(member.series.incomplete for member in found),
+        completion=f"{proof}; {job.completion}",
+    )
+
+
+def numbered(connection: Connection, wanted: Sequence[NewJob], at: datetime) -> list[NewJob]:
+    """``wanted`` of a study as its next revision, if any of it is new; what it replaces is set aside.
+
+    A job is left out where images of the one that it would replace are past their retention.
+    """
+    if not wanted:
+        return []
+    study_uid = wanted[0].series_uid
+    earlier = jobs.of_series(connection, study_uid)
+    known = {job.key for job in earlier}
+    fresh = [job for job in wanted if job.key not in known and _whole(job, earlier)]
+    if not fresh:
+        return []
+    revision = max((job.revision for job in earlier), default=-1) + 1
+    revisions.supersede(connection, study_uid, revision, at, keep=[job.key for job in wanted])
+    return [replace(job, revision=revision) for job in fresh]
+
+
+def _whole(job: NewJob, earlier: Sequence[NewJob]) -> bool:
+    """Whether all images of the latest job of the same rule are there: else a part would replace the whole."""
+    same = [one for one in earlier if (one.pipeline, one.config_digest) == (job.pipeline, job.config_digest)]
+    gone = set(same[-1].inputs) - set(job.inputs) if same else set()
+    if gone:
+        logger.warning(
+            "Study makes no new job: images of the earlier one are gone or rejected",
+            extra={"action": "study_job_withheld", "study_uid": job.study_uid, "rule": job.rule, "gone": len(gone)},
+        )
+    return not gone
