@@ -56,18 +56,24 @@ def converted(path: Path, transfer_syntax_uid: str, character_set: str) -> memor
 
 def _rewrite(dataset: Dataset, character_set: str) -> None:
     """Decode every text and declare ``character_set``, if all of it fits: no question marks."""
-    codec = charset.python_encoding[character_set]
     dataset.decode()
     for keyword, text in _texts(dataset):
-        try:
-            text.encode(codec)
-        except UnicodeEncodeError as error:  # the text itself may name the patient: it is not quoted
+        if not _fits(text, character_set):  # the text itself may name the patient: it is not quoted
             raise DispatchError(
                 f"{keyword} cannot be written in {character_set}; set character_set: {UNICODE} for this destination"
-            ) from error
+            )
     for item in _items(dataset):
         if item is dataset or "SpecificCharacterSet" in item:
             item.SpecificCharacterSet = character_set
+
+
+def _fits(text: str, character_set: str) -> bool:
+    """Whether the set has every character of ``text``: pydicom's codecs of ISO_IR 6 and ISO_IR 13 know more."""
+    try:
+        raw = text.encode("ascii" if character_set == "ISO_IR 6" else charset.python_encoding[character_set])
+    except UnicodeEncodeError:
+        return False
+    return character_set != "ISO_IR 13" or len(raw) == len(text)  # else JIS X 0208, by the codec of Shift JIS
 
 
 def _items(dataset: Dataset) -> Iterator[Dataset]:

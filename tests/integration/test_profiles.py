@@ -166,15 +166,30 @@ def test_text_arrives_in_the_character_set_of_the_profile(rig):
     )  # fmt: skip
 
 
-def test_a_name_that_does_not_fit_the_character_set_is_never_sent_garbled(rig):
-    rig = rig(character_set="ISO_IR 100")
-    store_job(rig.database, rig.folder, [unicode_series("山田^太郎")], ["pacs"])
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [("ISO_IR 100", "山田^太郎"), ("ISO_IR 13", "Yamada^Tarou=山田^太郎"), ("ISO_IR 6", "Müller^Jörg")],
+)
+def test_a_name_that_does_not_fit_the_character_set_is_never_sent_garbled(rig, character_set, name):
+    rig, ds = rig(character_set=character_set), unicode_series(name)
+    ds.StudyDescription = "CT"
+    store_job(rig.database, rig.folder, [ds], ["pacs"])
     rig.step()
     assert rig.pacs.received == []
     [one] = rows(rig.database)
     assert one.state == "dead"
-    assert "PatientName cannot be written in ISO_IR 100" in one.error
-    assert "山田" not in one.error
+    assert f"PatientName cannot be written in {character_set}" in one.error
+    assert name not in one.error
+
+
+def test_half_width_katakana_arrive_in_the_character_set_of_old_japanese_archives(rig):
+    rig = rig(character_set="ISO_IR 13")
+    ds = unicode_series("ﾔﾏﾀﾞ^ﾀﾛｳ")
+    ds.StudyDescription = "CT"
+    store_job(rig.database, rig.folder, [ds], ["pacs"])
+    rig.step()
+    there = dcmread(rig.pacs.received[0].path)
+    assert (there.SpecificCharacterSet, there.PatientName) == ("ISO_IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ")
 
 
 def test_a_profile_names_kinds_that_exist(tmp_path):
