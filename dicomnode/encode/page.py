@@ -138,7 +138,7 @@ class _Column:
     def _findings(self) -> None:
         if self._result.findings:
             self._heading("Findings")
-        for finding in self._result.findings[:_FINDINGS]:
+        for finding in sorted(self._result.findings, key=_weight)[:_FINDINGS]:
             self._finding(finding)
         self._more(len(self._result.findings) - _FINDINGS)
 
@@ -219,6 +219,12 @@ class _Column:
     def _put(self, line: str, size: float, colour: str = TEXT, *, indent: float = 0.0) -> None:
         if self._drawn:
             self._sheet.text(_MARGIN + indent, self._y, line, size, colour=colour)
+
+
+def _weight(finding: Finding) -> tuple[int, int]:
+    """Place on the page, which may not hold all: what is present comes first, then what is undetermined."""
+    presence = (Presence.PRESENT, Presence.UNDETERMINED, Presence.ABSENT).index(finding.presence)
+    return presence, [*_URGENCIES, None].index(finding.urgency)
 
 
 def _details(finding: Finding) -> str:

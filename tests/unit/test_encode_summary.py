@@ -215,6 +215,16 @@ def test_presence_is_said_in_words_and_signs_and_uncalibrated_outputs_are_scores
     assert "[1.20 – 1.90]" in seen.words and "Trained on computer-generated heads" in seen.words
 
 
+def test_what_is_present_is_never_among_the_findings_left_out(source, seen):
+    absent = dn.Finding(code=phantoms.HEMORRHAGE, presence=dn.Presence.ABSENT)
+    unclear = dn.Finding(code=dn.Code("1", "99X", "Unclear"), presence=dn.Presence.UNDETERMINED)
+    found = dn.Finding(code=dn.Code("2", "99X", "Fracture"), presence=dn.Presence.PRESENT)
+    urgent = replace(found, code=dn.Code("3", "99X", "Dissection"), urgency=dn.Urgency.MINUTES)
+    encode(source, dn.Result(findings=(*[absent] * 9, unclear, found, urgent)))
+    order = [seen.words.index(word) for word in ("Dissection", "Fracture", "Unclear", "Intracranial")]
+    assert order == sorted(order) and "4 more in the report" in seen.words
+
+
 def test_an_incomplete_input_and_a_revision_are_named(source, seen):
     encode(source, phantoms.bleeding(source.images), incomplete=True, revision=2)
     assert "INPUT INCOMPLETE" in seen.words and "revision 2" in seen.words
