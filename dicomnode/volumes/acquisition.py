@@ -85,7 +85,20 @@ def attributes(planes: Iterable[tuple[Dataset, int]], allowed: Sequence[str] = A
         value = telling[0] if telling else values[0]
         if value is not None:
             found[keyword] = value
+    age = None if "PatientAge" in found else _age(*listed[0])
+    if age is not None:
+        found["PatientAge"] = age
     return MappingProxyType(found)
+
+
+def _age(header: Dataset, frame: int) -> str | None:
+    """Full years between birth and study as an AS: children must be known for such where PatientAge is absent."""
+    dates = [str(frames.find(header, frame, keyword) or "") for keyword in ("PatientBirthDate", "StudyDate")]
+    if not all(len(date) == 8 and date.isdecimal() for date in dates):
+        return None
+    born, studied = (int(date) for date in dates)
+    years = (studied - born) // 10_000
+    return f"{years:03d}Y" if 0 <= years < 150 else None
 
 
 def _tells(keyword: str, value: Attribute) -> bool:

@@ -312,6 +312,26 @@ def test_no_identity_reaches_the_pipeline(tmp_path):
     assert not {"PatientID", "PatientName", "PatientBirthDate", "InstitutionName"} & set(images.acquisition)
 
 
+@pytest.mark.parametrize(
+    ("birth", "study", "given", "wanted"),
+    [
+        ("20190312", "20260105", None, "006Y"),
+        ("20190105", "20260105", None, "007Y"),
+        ("20251201", "20260105", "", "000Y"),
+        ("19400101", "20260105", "085Y", "085Y"),
+        ("1940", "20260105", None, None),
+        ("20270101", "20260105", None, None),
+        ("", "20260105", None, None),
+        ("19400101", "", None, None),
+    ],
+)
+def test_the_age_is_computed_where_the_header_does_not_say_it(tmp_path, birth, study, given, wanted):
+    datasets = factories.ct_series(2)
+    for ds in datasets:
+        ds.PatientBirthDate, ds.StudyDate, ds.PatientAge = birth, study, given
+    assert loaded(tmp_path, datasets).images.acquisition.get("PatientAge") == wanted
+
+
 def test_one_plane_with_burned_in_text_speaks_for_the_series(tmp_path):
     datasets = factories.ct_series(3)
     datasets[1].BurnedInAnnotation = "YES"
