@@ -159,6 +159,9 @@ class Lane:
         except IdentityUnreadable as error:
             self._suppress(one, str(error))
             return
+        except OSError as error:  # a disk that fails for a moment must not cost a finding its message
+            self._refused(one, NotificationRefused(f"no file can be read now: {type(error).__name__}"))
+            return
         why = identity.unaddressed or self._not_one_study(one, identity)
         if why:
             self._suppress(one, why)

@@ -73,15 +73,21 @@ def read_identity(paths: Iterable[Path], default_charset: str) -> Identity:
     Raises
     ------
     IdentityUnreadable
-        None can. Names no path and no value.
+        None is left, or none says it. Names no path and no value.
+    OSError
+        One is left and cannot be read now.
     """
-    reasons = []
+    reasons, now = [], None
     for path in paths:
         try:
             ds = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
             return _identity(Normaliser(default_charset).header(ds, path.name))
         except (OSError, InvalidDicomError, NodeError) as error:
             reasons.append(type(error).__name__)
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                now = error
+    if now is not None:
+        raise now
     raise IdentityUnreadable(f"no file says whose study it is ({', '.join(reasons) or 'none is kept'})")
 
 

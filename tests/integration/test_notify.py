@@ -410,6 +410,21 @@ def test_without_a_file_that_says_whose_it_is_nothing_is_sent(web, receiver):
     assert receiver.requests == [] and web.states(ds) == ["suppressed"]
 
 
+def test_a_file_that_cannot_be_read_now_is_read_again_later(web, receiver, clock):
+    ds = web.receive()
+    web.end(ds, BLEED)
+    (path,) = (web.data / "spool").iterdir()
+    path.rename(path.with_suffix(".aside"))
+    path.mkdir()  # reading fails, and not because the file is gone
+    web.drain()
+    assert web.states(ds) == ["pending"] and web.rows(ds)[0].refusals == 1
+    path.rmdir()
+    path.with_suffix(".aside").rename(path)
+    clock.advance(60)
+    web.drain()
+    assert web.states(ds) == ["sent"] and len(receiver.requests) == 1
+
+
 def test_two_nodes_on_one_database_do_not_send_the_same_message_at_once(web, receiver, clock):
     ds = web.receive()
     web.end(ds, BLEED)
