@@ -95,6 +95,8 @@ def envelop(
         ds.DeidentificationMethod = "Not stated by the source"  # type 1C beside YES (PS3.3 C.7.1.1)
     if image:
         anatomy.locate(ds)
+        if "SegmentSequence" in ds and not ds.get("Laterality"):
+            ds.pop("Laterality", None)  # a SEG may say it in its segments: dciodvfy wants no empty one beside them
     if "FrameOfReferenceUID" in ds:
         ds.PositionReferenceIndicator = header.get("PositionReferenceIndicator")
     ds.SOPInstanceUID = context.instance_uid(role, index)
