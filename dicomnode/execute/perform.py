@@ -5,6 +5,7 @@ Used by the slots' processes and by ``dicomnode run``.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -89,10 +90,11 @@ def perform(
         "seconds_computing": computed - read,
         "seconds_writing": written - computed,
     }
+    quality, unkept = quality_of(result)
     return Performed(
         outputs=outputs,
-        quality={**{name: float(value) for name, value in result.quality.items()}, **timing},
-        notes=(*source.notes, *_repeated_uids(source), *result.notes),
+        quality={**quality, **timing},
+        notes=(*source.notes, *_repeated_uids(source), *result.notes, *unkept),
         findings=findings_of(result),
     )
 
@@ -115,13 +117,20 @@ def _repeated_uids(source: Source) -> list[str]:
     return ["UIDs of the source have leading zeros, which PS3.5 9.1 forbids: results repeat them, as the site accepts"]
 
 
+def quality_of(result: Result) -> tuple[dict[str, float], list[str]]:
+    """Numbers for the job's record, and a note on each that JSON cannot hold: it must not cost the job its findings."""
+    numbers = {name: float(value) for name, value in result.quality.items()}
+    unkept = [f"quality {name} is {value}: not kept" for name, value in numbers.items() if not math.isfinite(value)]
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}, unkept
+
+
 def findings_of(result: Result) -> list[dict[str, Any]]:
     """What was found, as the job's record keeps it: without identity, and plain enough for JSON."""
     return [
         {
             "code": [one.code.value, one.code.scheme_designator, one.code.meaning],
             "presence": one.presence.value,
-            "probability": one.probability,
+            "probability": None if one.probability is None else float(one.probability),
             "urgency": one.urgency.value if one.urgency else None,
             "reason": one.reason,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 from dicomnode import pipeline as dn
 from dicomnode.errors import ResultInvalid
 from dicomnode.execute.contract import check_result
-from dicomnode.execute.perform import findings_of
+from dicomnode.execute.perform import findings_of, quality_of
 from dicomnode.volumes.series import load
 from tests import factories, phantoms
 from tests.conftest import REPOSITORY
@@ -83,6 +84,16 @@ def test_findings_are_kept_as_plain_values(images):
         "code": ["1386000", "SCT", "Intracranial hemorrhage"], "presence": "present", "probability": 0.97,
         "urgency": "minutes", "reason": "",
     }  # fmt: skip
+
+
+def test_what_is_stored_with_the_job_is_plain_json_whatever_numbers_the_pipeline_uses(images):
+    """PostgreSQL refuses NaN in JSON, and nobody's JSON has numpy: either would cost the job its findings."""
+    finding = dn.Finding(code=phantoms.HEMORRHAGE, presence=dn.Presence.PRESENT, probability=np.float32(0.5))
+    result = dn.Result(findings=(finding,), quality={"noise": np.float32(3), "coverage": float("nan")})
+    check_result(result, images)
+    quality, notes = quality_of(result)
+    assert json.loads(json.dumps([quality, findings_of(result)], allow_nan=False))[0] == {"noise": 3.0}
+    assert notes == ["quality coverage is nan: not kept"]
 
 
 def test_the_findings_of_the_pipeline_guide_keep_the_contract(images):
