@@ -84,7 +84,9 @@ def patient_figures(patient: scd.Patient, network: Segmenter) -> dict[str, Any]:
         lv = [(labels[k] == shapes.LV, one.inner > 0.5) for k, one in drawn.items()]
         far = np.array([surface_distances(a, b, patient.pixel_mm) for a, b in lv])
         out[f"lv_dice_{name}"] = _mean(dice(a, b) for a, b in lv)
-        out[f"lv_hd_{name}"], out[f"lv_hd95_{name}"] = (round(float(v), 2) for v in np.nanmean(far, 0))
+        far = far[~np.isnan(far[:, 0])]
+        if len(far):
+            out[f"lv_hd_{name}"], out[f"lv_hd95_{name}"] = (round(float(v), 2) for v in far.mean(0))
         ringed = {k: one for k, one in drawn.items() if one.outer is not None}
         if ringed:
             pairs = [(labels[k] == shapes.MYO, (o.outer > 0.5) & (o.inner <= 0.5)) for k, o in ringed.items()]
@@ -165,7 +167,7 @@ def summary(rows: list[dict[str, Any]], truth: str) -> dict[str, Any]:
     for key in ("lv_hd_ed", "lv_hd_es", "lv_hd95_ed", "lv_hd95_es"):
         have = [row[key] for row in rows if key in row]
         if have:
-            out[key] = round(float(np.nanmean(have)), 2)
+            out[key] = round(float(np.mean(have)), 2)
     if not kept:
         return out
     pairs = [_truth(row, truth) for row in kept]
@@ -243,8 +245,11 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {"simulation_only": [], "leave_one_out": [], "simulated": []}
     for patient in patients:
         rows["simulation_only"].append(patient_figures(patient, alone))
-        network = segmenter(options.work, options.members, f"tuned-{patient.name}.pt")
-        rows["leave_one_out"].append(patient_figures(patient, network))
+        left_out = f"tuned-{patient.name}.pt"
+        if not all((options.work / name / left_out).exists() for name in options.members):
+            print(f"{patient.name}: no member was tuned without this patient", flush=True)
+            continue
+        rows["leave_one_out"].append(patient_figures(patient, segmenter(options.work, options.members, left_out)))
         print(json.dumps(rows["leave_one_out"][-1]), flush=True)
     shipped = segmenter(options.work, options.members, "tuned-none.pt")
     for k in range(options.stacks):

@@ -23,6 +23,8 @@ RV_DENT_MM: Final = 30.0
 MYO_DENT_MM: Final = 2.0
 #: Least isoperimetric quotient 4 pi area / perimeter^2 of the cavity and of the filled epicardium.
 LEAST_CIRCULARITY: Final = 0.2
+#: Share by which an epicardium may grow to become its hull when it is cleaned.
+HULL_GROWTH: Final = 0.05
 #: Steps in which horns of the right ventricle are cut back [rad].
 TRIM: Final = 0.1
 #: Names of the metrics in the paper's order.
@@ -162,17 +164,37 @@ def circularity(mask: Mask, spacing: tuple[float, float]) -> float:
 
 
 def clean(labels: Labels) -> Labels:
-    """First rung of the ladder: largest parts, no holes, a cavity as round as its hull inside a filled epicardium."""
+    """First rung of the ladder: largest parts, no holes, a cavity as round as its hull inside a filled epicardium.
+
+    A right ventricle touches the epicardium, or is none: what networks take for one elsewhere is stomach or fat.
+    """
     epi = fill_holes(largest_part(labels >= MYO))
+    covered = hull(epi)
+    if covered.sum() <= (1.0 + HULL_GROWTH) * epi.sum():
+        epi = covered
     lv = largest_part((labels == LV) & epi)
     if lv.any():
         lv = hull(lv) & epi
-    rv = fill_holes(largest_part(labels == RV)) & ~epi
+    rv = fill_holes(_touching((labels == RV) & ~epi, epi)) & ~epi
+    rv |= fill_holes(epi | rv) & ~epi
     out = np.zeros_like(labels)
     out[rv] = RV
     out[epi] = MYO
     out[lv] = LV
     return out
+
+
+def _touching(mask: Mask, other: Mask) -> Mask:
+    """The largest connected part of a mask that touches another one; nothing if none does."""
+    if not mask.any():
+        return mask
+    parts = _parts(mask)
+    beside = np.zeros_like(mask)
+    for axis in (0, 1):
+        beside |= np.roll(other, 1, axis) | np.roll(other, -1, axis)
+    sizes = np.bincount(parts.ravel())
+    near = np.unique(parts[mask & beside])
+    return np.asarray(parts == near[sizes[near].argmax()]) if len(near) else np.zeros_like(mask)
 
 
 def trim_rv(labels: Labels, spacing: tuple[float, float]) -> Labels:

@@ -65,7 +65,7 @@ class Study:
     intervals: dict[str, tuple[float, float]]
     #: Sentences on what a person should judge before anything is believed; empty where nothing is.
     doubts: tuple[str, ...]
-    #: Slices of ED from the base to the apex are in falling (True) or rising order.
+    #: Whether the base is at the end of the stack.
     base_last: bool
 
 
@@ -87,7 +87,7 @@ def judge(seen: Seen, positions_mm: NDArray[np.float64]) -> Study:
     width, area = indices.widths(positions_mm), WORK.pixel_mm**2
     raw = seen.mean.argmax(2).astype(np.uint8)
     tidy = np.stack([np.stack([shapes.clean(one) for one in phase]) for phase in raw])
-    counts = np.stack([cycle.counted(phase, area) for phase in tidy])
+    counts = cycle.counted(tidy, area)
     volumes = np.array(
         [indices.volumes_ml(p[c], area, width[c])[shapes.LV] for p, c in zip(tidy, counts, strict=True)], np.float64
     )
@@ -95,8 +95,6 @@ def judge(seen: Seen, positions_mm: NDArray[np.float64]) -> Study:
     beat = cycle.find(volumes)
     ed, es = (_phase(seen, p, counts[p], width) for p in (beat.ed, beat.es))
     function = indices.function(ed.volumes, es.volumes)
-    lv_areas = [float((one == shapes.LV).sum()) for one in ed.labels]
-    half = len(lv_areas) // 2
     study = Study(
         ed=ed,
         es=es,
@@ -104,7 +102,7 @@ def judge(seen: Seen, positions_mm: NDArray[np.float64]) -> Study:
         function=function,
         intervals=_intervals(seen, ed, es, width, function),
         doubts=(),
-        base_last=sum(lv_areas[half:]) >= sum(lv_areas[:half]),
+        base_last=cycle.base_is_last(tidy[beat.ed]),
     )
     return replace(study, doubts=tuple(_doubts(study, seen.spacing)))
 

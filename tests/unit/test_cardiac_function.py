@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +62,23 @@ def test_end_systole_is_sought_after_end_diastole_around_the_cycle() -> None:
         cycle.find(np.full(20, 100.0))
 
 
-def test_a_slice_counts_with_half_a_ring_and_runs_are_not_broken_by_one_slice() -> None:
+def test_slices_count_with_enough_ring_and_neither_a_slice_nor_a_phase_breaks_the_run() -> None:
     y, x = np.mgrid[:48, :48]
     r = np.hypot(y - 24, x - 24)
     one = np.where(r < 10, shapes.LV, np.where(r < 14, shapes.MYO, 0)).astype(np.uint8)
     assert cycle.ring(one) == 1.0
     third = np.where((one == shapes.MYO) & (x > 20), 0, one).astype(np.uint8)
     assert cycle.ring(third) < 0.5
-    stack = np.stack([one, one, third, one, one, np.zeros_like(one), np.zeros_like(one), one])
-    assert cycle.counted(stack, 2.0).tolist() == [True] * 5 + [False] * 3
+    open_ = np.where((one == shapes.MYO) & (x > 14), 0, one).astype(np.uint8)
+    small = np.where(r < 5, shapes.LV, np.where(r < 9, shapes.MYO, 0)).astype(np.uint8)
+    empty = np.zeros_like(one)
+    stack = np.stack([small, one, one, open_, one, one, small, empty, empty, one])
+    phases = np.stack([stack] * 8)
+    assert cycle.counted(phases, 2.0)[3].tolist() == [True] * 6 + [False] * 4
+    phases[3, 5] = 0
+    assert cycle.counted(phases, 2.0)[3].tolist() == [True] * 6 + [False] * 4
     with pytest.raises(cycle.UnsuitableStackError, match="not a short-axis"):
-        cycle.require_short_axis(stack, 2.0)
+        cycle.require_short_axis(np.stack([one, one, open_, one, empty]), 2.0)
     cycle.require_short_axis(np.stack([one] * 3), 2.0)
 
 
