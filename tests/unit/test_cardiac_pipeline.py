@@ -1,0 +1,137 @@
+"""The cardiac pipeline: what it refuses, and that what it reports is what the masks hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dicomnode import pipeline as dn
+from dicomnode.execute.contract import check_result
+from models.cardiac import bundle, segment, shapes, simulate
+from pipelines.cardiac import INDICES, STRUCTURES, CardiacCine
+from tests.cardiac_stacks import seen_of, series, stack
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Many small operations: threads that wait for each other take most of the time on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made() -> simulate.Stack:
+    return stack()
+
+
+def pipeline_that_sees(seen: segment.Seen) -> CardiacCine:
+    pipeline = CardiacCine()
+    pipeline.progress = lambda _phase, _share: None
+    pipeline.segmenter = SimpleNamespace(look=lambda _images, _spacing: seen)  # type: ignore[assignment]
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def result(made: simulate.Stack) -> dn.Result:
+    return pipeline_that_sees(seen_of(made)).run(series(made))
+
+
+def test_the_result_keeps_the_contract(made: simulate.Stack, result: dn.Result) -> None:
+    check_result(result, series(made))
+    assert [one.time_point for one in result.segmentations] == [dn.END_DIASTOLE, dn.END_SYSTOLE]
+    assert [one.phase for one in result.segmentations] == [0, int(made.times.argmax())]
+    assert {one.phase for one in result.key_planes} == {one.phase for one in result.segmentations}
+
+
+def test_numbers_are_those_of_the_masks(made: simulate.Stack, result: dn.Result) -> None:
+    voxel = made.pixel_mm**2 * made.step_mm / 1000.0
+    volume = {m.segment: m.value for m in result.measurements if m.segment}
+    for segmentation in result.segmentations:
+        for number, one in enumerate(segmentation.segments, start=1):
+            assert volume[one.key] == pytest.approx((segmentation.labels == number).sum() * voxel, abs=0.06)
+    value = {m.name.value: m.value for m in result.measurements if not m.segment}
+    assert value["8821-1"] == volume["lv-ed"] and value["8823-7"] == volume["lv-es"]
+    assert value["8811-2"] == pytest.approx(100.0 * (1.0 - volume["lv-es"] / volume["lv-ed"]), abs=0.1)
+    assert value["122447"] == pytest.approx(1.05 * volume["myo-ed"], abs=0.1)
+    assert all(m.interval and m.interval[0] <= m.value <= m.interval[1] for m in result.measurements if not m.segment)
+    assert len([m for m in result.measurements if not m.segment]) == len(INDICES)
+    assert {s.key for s in result.segmentations[0].segments} == {f"{key}-ed" for key, *_ in STRUCTURES}
+
+
+def test_the_report_says_what_counted_and_what_it_was_indexed_by(result: dn.Result) -> None:
+    text = " ".join(result.remarks)
+    assert "end diastole, phase 1: slices" in text and "slice 1 lies at the apex" in text
+    assert "body surface of 2.00 m²" in text and "Papillary muscles" in text and "1.05 g/mL" in text
+
+
+def test_without_height_nothing_is_indexed(made: simulate.Stack) -> None:
+    cine = series(made, acquisition={"Modality": "MR", "PatientSize": 180.0, "PatientWeight": "80"})
+    assert "body surface" not in " ".join(pipeline_that_sees(seen_of(made)).run(cine).remarks)
+
+
+def test_what_must_be_judged_is_said(made: simulate.Stack) -> None:
+    seen = seen_of(made)
+    views = np.stack([seen.views[0], np.where(seen.views[0] == shapes.LV, shapes.MYO, seen.views[0])])
+    found = pipeline_that_sees(replace(seen, views=views)).run(series(made))
+    assert any("ejection fraction is uncertain" in remark for remark in found.remarks)
+    assert found.quality["ef_interval_points"] > 8.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"acquisition": {"Modality": "CT"}}, "Modality is CT"),
+        ({"acquisition": {"Modality": "MR", "ImageType": ("ORIGINAL", "PRIMARY", "VELOCITY MAP")}}, "magnitude"),
+        ({"pixel_spacing": (4.0, 4.0)}, "made for 0.5 to 3 mm"),
+    ],
+)
+def test_what_is_no_cine_is_refused(made: simulate.Stack, changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(dn.Unsuitable, match=reason):
+        pipeline_that_sees(seen_of(made)).run(series(made, **changes))
+
+
+def test_few_planes_are_a_long_axis_and_refused(made: simulate.Stack) -> None:
+    few = simulate.Stack(
+        images=made.images[:, :3],
+        labels=made.labels[:, :3],
+        positions=made.positions[:, :3],
+        pixel_mm=made.pixel_mm,
+        step_mm=made.step_mm,
+        scene=made.scene,
+        times=made.times,
+    )
+    with pytest.raises(dn.Unsuitable, match="needs 5 slices"):
+        pipeline_that_sees(seen_of(made)).run(series(few))
+
+
+def test_a_stack_without_ring_or_beat_is_refused(made: simulate.Stack) -> None:
+    seen = seen_of(made)
+    empty = np.zeros_like(seen.mean)
+    empty[:, :, 0] = 1.0
+    with pytest.raises(dn.Unsuitable, match="not a short-axis stack"):
+        pipeline_that_sees(replace(seen, mean=empty)).run(series(made))
+    still = np.repeat(seen.mean[:1], len(seen.mean), 0)
+    with pytest.raises(dn.Unsuitable, match="no contraction"):
+        pipeline_that_sees(replace(seen, mean=still)).run(series(made))
+
+
+def test_the_shipped_weights_segment_a_simulated_heart_and_refuse_noise() -> None:
+    made = simulate.simulate_stack(simulate.TEST_SEED + 5, phases=8, pixels=96, pixel_mm=2.0, step_mm=14.0)
+    pipeline = CardiacCine()
+    pipeline.setup(dn.Runtime(device="cpu", weights=Path(bundle.__file__).parent))
+    found = pipeline.run(series(made))
+    ed = found.segmentations[0]
+    truth, called = made.labels[0] == shapes.LV, ed.labels == 1
+    assert ed.segments[0].key == "lv-ed"
+    assert 2 * (truth & called).sum() / (truth.sum() + called.sum()) > 0.8
+    noise = np.abs(np.random.default_rng(0).normal(0.0, 50.0, made.images.shape)).astype(np.float32)
+    with pytest.raises(dn.Unsuitable):
+        pipeline.run(series(made, array=noise))
