@@ -17,8 +17,8 @@ from dicomnode.errors import ConfigError
 from dicomnode.store.db import Database, open_database
 
 #: Results go to standard output, progress and errors to standard error.
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Commands = Any  # argparse's _SubParsersAction is private and generic over the parser
 

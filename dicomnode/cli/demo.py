@@ -173,23 +173,21 @@ def _story(loaded: Config, database: Database, uids: list[str]) -> None:
             one = series.get(connection, uid)
             if one is None:
                 continue
-            out.print(
-                f"\n  {one.modality} series with {one.instances} images ({uid[:24]}...): {one.state}", markup=False
-            )
+            out.print(f"\n  {one.modality} series with {one.instances} images ({uid[:24]}...): {one.state}")
             if one.completion:
-                out.print(f"  complete by {one.completion}: {one.proof}", markup=False)
+                out.print(f"  complete by {one.completion}: {one.proof}")
             print_verdicts(one.verdicts or [])
             for job in jobs.of_series(connection, uid):
                 made, sent = outputs.of_job(connection, job.id), deliveries.of_job(connection, job.id)
                 states = Counter(f"{delivery.state} to {delivery.destination}" for delivery in sent)
                 out.print(f"  job {job.id}: {job.pipeline} {job.version}, {job.state}: {len(made)} objects, "
-                          + ", ".join(f"{number} {what}" for what, number in states.items()), markup=False)  # fmt: skip
+                          + ", ".join(f"{number} {what}" for what, number in states.items()))  # fmt: skip
                 for finding in job.findings:
-                    out.print(f"  finding: {in_words(finding)}", markup=False)
+                    out.print(f"  finding: {in_words(finding)}")
                 quality = ", ".join(f"{key} {value:.3g}" for key, value in job.quality.items())
-                out.print(f"  quality: {quality}", markup=False)
+                out.print(f"  quality: {quality}")
                 for note in [*job.notes, job.error]:
-                    out.print(f"  note: {note}" if note else "", markup=False, end="\n" if note else "")
+                    out.print(f"  note: {note}" if note else "", end="\n" if note else "")
     out.print(f"\n   (ask again with: dicomnode series --config {loaded.node.data.parent / 'node.yaml'})")
 
 
@@ -200,7 +198,7 @@ def _show(folder: Path, heads: list[list[Dataset]], received: dict[str, list[Pat
         first = dcmread(paths[0])
         out.print(
             f"   {first.PatientID} {first.Modality:3} {len(paths):3} x {first.SeriesDescription!r}, "
-            f"series {str(first.SeriesInstanceUID)[:24]}...", markup=False,
+            f"series {str(first.SeriesInstanceUID)[:24]}...",
         )  # fmt: skip
         if first.SOPClassUID == SecondaryCaptureImageStorage:
             pictures.append((f"summary page of {first.PatientID}", f"summary-{first.PatientID}.png"))
@@ -217,7 +215,7 @@ def _show(folder: Path, heads: list[list[Dataset]], received: dict[str, list[Pat
         ("configuration", "node.yaml"), ("log", "node.log"), ("sent by the scanner", "sent"),
         ("received by the PACS", "pacs"), *sorted(pictures),
     ):  # fmt: skip
-        out.print(f"   {what:26} {folder / place}", markup=False)
+        out.print(f"   {what:26} {folder / place}")
     return 0
 
 

@@ -91,10 +91,10 @@ def _show(arguments: argparse.Namespace) -> int:
             rows.add_row(name, str(value))
     out.print(rows)
     if job.trace:
-        err.print(job.trace, markup=False)
+        err.print(job.trace)
     _print_objects(made, sent)
     for event in log:
-        out.print(f"{when(event.at)}  {event.action}: {event.text}", markup=False)
+        out.print(f"{when(event.at)}  {event.action}: {event.text}")
     return 0
 
 
@@ -102,10 +102,10 @@ def _print_objects(made: list[Output], sent: list[deliveries.Delivery]) -> None:
     if made:
         out.print(f"\n{len(made)} objects in results/{made[0].path.parent}:")
     for (kind, flavour, uid), number in Counter((one.kind, one.flavour, one.series_uid) for one in made).items():
-        out.print(f"  {number} {' '.join(filter(None, (flavour, kind)))}, series {uid}", markup=False)
+        out.print(f"  {number} {' '.join(filter(None, (flavour, kind)))}, series {uid}")
     states = Counter((one.destination, one.state.value, one.error) for one in sent)
     for (destination, state, error), number in sorted(states.items()):
-        out.print(f"{destination}: {number} {state}" + (f" ({error})" if error else ""), markup=False)
+        out.print(f"{destination}: {number} {state}" + (f" ({error})" if error else ""))
 
 
 def in_words(one: Mapping[str, Any]) -> str:

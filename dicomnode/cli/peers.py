@@ -65,7 +65,7 @@ def _send(arguments: argparse.Namespace) -> int:
         outcomes = send_files(peer, calling, paths, lambda _: bar.advance(shown))
     problems = Counter(one.problem for one in outcomes if one.problem)
     for problem, number in problems.items():
-        err.print(f"{number} x {problem}", markup=False)
+        err.print(f"{number} x {problem}")
     taken = sum(not one.problem for one in outcomes)
     out.print(f"{taken} of {len(paths)} objects accepted by {peer.ae_title}")
     return 0 if taken == len(paths) and paths else 1
@@ -75,7 +75,7 @@ def _echo(arguments: argparse.Namespace) -> int:
     peer, calling = _peer(arguments.peer, arguments)
     problem = echo(peer, calling)
     if problem:
-        err.print(f"{peer.ae_title} at {peer.host}:{peer.port}: {problem}", markup=False)
+        err.print(f"{peer.ae_title} at {peer.host}:{peer.port}: {problem}")
         return 1
     out.print(f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
     return 0

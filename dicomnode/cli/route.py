@@ -55,18 +55,14 @@ def _route(arguments: argparse.Namespace) -> int:
         wanted = [verdict["rule"] for verdict in verdicts if verdict["matched"]]
         matched += len(wanted)
         studies.update((str(first.get("StudyInstanceUID")), name) for name in wanted if name in of_study)
-        out.print(
-            f"series {series_uid}: {len(headers)} instances; wanted by: {', '.join(wanted) or 'no rule'}", markup=False
-        )
+        out.print(f"series {series_uid}: {len(headers)} instances; wanted by: {', '.join(wanted) or 'no rule'}")
         if arguments.explain:
-            out.print(f"  geometry: {stack.reason}", markup=False)
-            out.print("  facts: " + ", ".join(f"{name}={value}" for name, value in facts.items()), markup=False)
+            out.print(f"  geometry: {stack.reason}")
+            out.print("  facts: " + ", ".join(f"{name}={value}" for name, value in facts.items()))
             print_verdicts(verdicts)
     for (study_uid, name), count in sorted(studies.items()):
         quiet = f"{config.assemble.study_quiet_s:g} s after the last image of the study"
-        out.print(
-            f"study {study_uid}: {name} makes one job of all it wants ({count} series here), {quiet}", markup=False
-        )
+        out.print(f"study {study_uid}: {name} makes one job of all it wants ({count} series here), {quiet}")
     if not found:
         err.print(f"no DICOM series in {arguments.what}")
     return 0 if matched else 1
@@ -75,12 +71,10 @@ def _route(arguments: argparse.Namespace) -> int:
 def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
     """Print each rule's verdict with each condition, the value seen, and why."""
     for verdict in verdicts:
-        out.print(f"  rule {verdict['rule']}: {'MATCHES' if verdict['matched'] else 'does not match'}", markup=False)
+        out.print(f"  rule {verdict['rule']}: {'MATCHES' if verdict['matched'] else 'does not match'}")
         for one in verdict["conditions"]:
             mark = "yes" if one["ok"] else "no "
-            out.print(
-                f"    {mark}  {one['keyword']}: wants {one['wanted']}, saw {one['seen']} - {one['why']}", markup=False
-            )
+            out.print(f"    {mark}  {one['keyword']}: wants {one['wanted']}, saw {one['seen']} - {one['why']}")
 
 
 def _header(dataset: Dataset) -> dict[str, str]:
@@ -102,7 +96,7 @@ def _from_folder(folder: Path, source: str) -> Found:
         try:
             dataset = dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError, ValueError) as error:
-            err.print(f"{path.name} is left out: {error}", markup=False)
+            err.print(f"{path.name} is left out: {error}")
             continue
         uid = str(dataset.get("SeriesInstanceUID", "(no SeriesInstanceUID)"))
         found.setdefault(uid, ([], dataset, told))[0].append(_header(dataset))

@@ -71,7 +71,7 @@ def _inputs(folder: Path, keyword: str) -> dict[str, list[Path]]:
         try:
             dataset = dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
         except (InvalidDicomError, OSError, ValueError) as error:
-            err.print(f"{path.name} is left out: {error}", markup=False)
+            err.print(f"{path.name} is left out: {error}")
             continue
         found.setdefault(str(dataset.get(keyword, "")), []).append(path)
     return found
@@ -109,10 +109,10 @@ def _run(arguments: argparse.Namespace) -> int:
             try:
                 performed = perform(pipeline, request, digest, runtime.progress)
             except Unsuitable as error:
-                err.print(f"{kind} {uid}: not for this pipeline: {error.reason}", markup=False)
+                err.print(f"{kind} {uid}: not for this pipeline: {error.reason}")
                 failed += 1
             except NodeError as error:
-                err.print(f"{kind} {uid}: {type(error).__name__}: {error}", markup=False)
+                err.print(f"{kind} {uid}: {type(error).__name__}: {error}")
                 failed += 1
             else:
                 _report(f"{kind} {uid}", performed, pipeline, arguments.out)
@@ -144,8 +144,8 @@ def _request(spec: PipelineSpec, results: Path, number: int, uid: str, paths: li
 def _report(what: str, performed: Performed, pipeline: Pipeline[Any], results: Path) -> None:
     name = f"{pipeline.algorithm.name} {pipeline.algorithm.version}"
     folder = results / performed.outputs[0].path.parent if performed.outputs else "(nothing)"
-    out.print(f"{what}: {name} made {len(performed.outputs)} objects in {folder}", markup=False)
+    out.print(f"{what}: {name} made {len(performed.outputs)} objects in {folder}")
     for key, value in performed.quality.items():
-        out.print(f"  {key}: {value:.4g}", markup=False)
+        out.print(f"  {key}: {value:.4g}")
     for note in performed.notes:
-        out.print(f"  note: {note}", markup=False)
+        out.print(f"  note: {note}")

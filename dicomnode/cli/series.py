@@ -82,12 +82,10 @@ def _show(database: Database, series_uid: str) -> int:
         out.print()
         print_verdicts(one.verdicts)
     for job in made:
-        out.print(
-            f"\njob {job.id}: {job.pipeline}, {job.state}" + (f" ({job.error})" if job.error else ""), markup=False
-        )
+        out.print(f"\njob {job.id}: {job.pipeline}, {job.state}" + (f" ({job.error})" if job.error else ""))
     out.print()
     for event in log:
-        out.print(f"{when(event.at)}  {event.action}: {event.text}", markup=False)
+        out.print(f"{when(event.at)}  {event.action}: {event.text}")
     return 0
 
 
