@@ -56,7 +56,7 @@ def _pipelines(config: Config) -> int:
             for options in [settings.options, *({**settings.options, **rule.options} for rule in used)]:
                 loader.make_options(cls, options)
         except NodeError as error:
-            err.print(f"[red]pipeline {name}[/]: {error}", markup=True)
+            err.print(f"pipeline {name}: {error}", style="red")
             wrong += 1
             continue
         out.print(f"\npipeline {name}: {cls.algorithm.name} {cls.algorithm.version}, weights {digest[:12] or 'none'}, "
@@ -75,7 +75,7 @@ def _hooks(config: Config) -> int:
         try:
             sender(hook, lambda: datetime.now(UTC)).check()
         except NodeError as error:
-            err.print(f"[red]hook {name}[/]: {error}", markup=True)
+            err.print(f"hook {name}: {error}", style="red")
             wrong += 1
         else:
             out.print(f"hook {name}: {hook.kind}, told of findings to communicate within {' or '.join(hook.urgency)}")
