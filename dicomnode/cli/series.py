@@ -65,7 +65,8 @@ def _show(database: Database, series_uid: str) -> int:
         if one is None:
             raise StoreError(f"no series {series_uid} has arrived")
         log = events.of(connection, series_uid=series_uid)
-        made = jobs.of_series(connection, series_uid)
+        # A job of a whole study is filed under the study's UID.
+        made = [*jobs.of_series(connection, series_uid), *jobs.of_series(connection, one.study_uid)]
     rows = table("", "")
     for name, value in (
         ("series", one.series_uid), ("study", one.study_uid), ("state", one.state.value), ("modality", one.modality),

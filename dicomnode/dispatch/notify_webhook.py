@@ -120,7 +120,8 @@ def render(message: Message) -> bytes:
             "placer_order_number": who.placer_order, "filler_order_number": who.filler_order,
         },
         "study_instance_uid": one.study_uid,
-        "series_instance_uid": one.series_uid,
+        # A job of a whole study is filed under the study's UID and belongs to no one series.
+        "series_instance_uid": one.series_uid if one.series_uid != one.study_uid else None,
         "findings": [_finding(finding) for finding in one.content["findings"]],
         "retracted": [_finding(finding) for finding in one.content["retracted"]],
     }  # fmt: skip

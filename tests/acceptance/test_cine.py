@@ -73,6 +73,7 @@ def test_a_series_per_slice_becomes_one_job_whose_masks_lie_on_their_phases(tmp_
             assert np.count_nonzero(voxels)
             painted[ds.SeriesDescription] = {times[uid] for uid in sources}
     assert painted == {"AI heart, ED, RUO": {10}, "AI heart, ES, RUO": {430}}
+    assert f"job {job.id}: beating, closed" in cli(node, "series", str(datasets[0].SeriesInstanceUID))
     said = cli(node, "route", "--explain", str(tmp_path / "sent"))
     assert "cine makes one job of all it wants (7 series here), 4 s after the last image of the study" in said
 

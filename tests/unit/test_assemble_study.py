@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
+from dicomnode.dispatch import notify_webhook
 from dicomnode.domain import JobState, SeriesState
 from dicomnode.execute.dispatcher import _input_paths
 from dicomnode.housekeep import Housekeeper
 from dicomnode.store import jobs, outputs, revisions
 from tests import cine, factories
 from tests.unit.test_assemble import CT_RULE, Site
+from tests.unit.test_notify_hl7 import message
 
 RULE = {
     "name": "cine",
@@ -220,3 +224,12 @@ def test_a_part_never_replaces_the_whole(site: Callable[..., Site]) -> None:
     node.send(SLICES[5])
     wait(node, 75)
     assert [one.id for one in node.jobs()] == [job.id]
+
+
+def test_an_announcement_of_a_study_names_no_one_series() -> None:
+    of_series = message()
+    one = of_series.notification
+    of_study = replace(of_series, notification=replace(one, series_uid=one.study_uid))
+    said = [json.loads(notify_webhook.render(each)) for each in (of_series, of_study)]
+    assert [each["study_instance_uid"] for each in said] == ["1.2", "1.2"]
+    assert [each["series_instance_uid"] for each in said] == ["1.3", None]
