@@ -86,28 +86,32 @@ def painted(found: dict[str, Any]) -> str:
         "false mL",
     )
     first = table(heads, [(name, str(row["cases"]), *(row[k] for k in keys[1:])) for name, row in ours.items()])
-    threshold, blast = (found["summary"].get(key, {}) for key in ("threshold_real", "blastct_real"))
-    kinds = [name for name in ours if " " not in name]
-    rows = [
-        (
-            name,
-            ours[name]["component_dice"],
-            ours[name]["dice"],
-            threshold.get(name, {}).get("component_dice"),
-            threshold.get(name, {}).get("dice"),
-            blast.get(name, {}).get("component_dice"),
-            str(blast.get(name, {}).get("cases", 0)),
-        )
-        for name in kinds
-    ]
+    others = [{row["name"]: row for row in found.get(key, ())} for key in ("threshold_real", "blastct_real")]
+    rows = []
+    for name in (row["name"] for row in found.get("blastct_real", ()) if row["truth_ml"]):
+        mine = next((row for row in found["painted"] if row["name"] == name), {})
+        rows.append([name, mine.get("truth_ml")])
+        for method in (mine, *(other.get(name, {}) for other in others)):
+            rows[-1] += [method.get("component_dice"), method.get("dice")]
     second = table(
-        ("kind", "ours, component", "ours, whole", "threshold, component", "threshold, whole", "blast-ct", "its cases"),
+        (
+            "the same case",
+            "mL",
+            "ours: component",
+            "whole",
+            "threshold: component",
+            "whole",
+            "blast-ct: component",
+            "near the blood",
+        ),
         rows,
     )
     return (
-        "### Our own bleeds in the real head\n\nMedians over seeds; the head's own false positives count as false in "
-        "every case.\n\n" + first + "\nBeside others, Dice (blast-ct: one model of its twelve, asked only within 12 mm "
-        "of the blood, so its Dice is spared false positives elsewhere; one seed of each size):\n\n" + second
+        "### Our own bleeds in the real head\n\nMedians over seeds; what is marked elsewhere in the head counts as "
+        "false in every case.\n\n"
+        + first
+        + "\nBeside others, Dice. blast-ct: one model of its twelve, asked only within 12 mm of the blood, so that its "
+        "whole Dice is spared false positives elsewhere.\n\n" + second
     )
 
 
