@@ -20,7 +20,7 @@ WEIGHTS: Final = "weights.safetensors"
 #: What every manifest of this model says beside the figures.
 STATEMENT: Final[dict[str, Any]] = {
     "name": "intracranial-hemorrhage",
-    "version": "1.0.0",
+    "version": "0.2.0",
     "licence": "Apache-2.0",
     "intended_use": "research use only; not a medical device; not for diagnosis or triage of patients",
     "input": {
@@ -48,13 +48,15 @@ POSTPROCESSING: Final[dict[str, Any]] = {
     "certain_probability": 0.95,  # above it the smaller volume is enough
     "certain_minimum_ml": 0.1,
     "cavity_probability": 0.5,
-    "part_share": 0.15,  # a second class in one lesion needs this share of it
+    "part_share": 0.15,  # the part of a lesion inside a ventricle is a lesion of its own from this share on
+    "part_ml": 0.2,  # and from this volume on
+    "shape_weight": 0.5,  # of the lesion network's logarithm of probability beside the pixels'
     "ventricle_probability": 0.3,
     "ventricle_overlap": 0.1,  # of a lesion called intraventricular
     "vertex_bone_share": 0.5,  # of a lesion's voxels with bone above or below: it then needs asymmetry
     "vertex_asymmetry_hu": 8.0,
+    "rim_mm": 2.8,  # a lesion reaches at least this far from bone: thinner is the inner table's bright rim
     "mirror": True,  # mean of the slice and its mirror image
-    "study_floor": 0.0,
 }
 
 
@@ -84,7 +86,7 @@ def save(networks: Networks, folder: Path, arguments: dict[str, Any], calibratio
     """Write weights and manifest into ``folder``."""
     file = folder / WEIGHTS
     tensors = {}
-    for prefix, net in (("slices", networks.slices), ("study", networks.study)):
+    for prefix, net in (("slices", networks.slices), ("study", networks.study), ("lesions", networks.lesions)):
         for key, value in net.state_dict().items():
             tensors[f"{prefix}.{key}"] = value.detach().cpu().float().contiguous()
     save_file(tensors, file)
@@ -125,7 +127,7 @@ def load(folder: Path, device: torch.device) -> tuple[Package, Networks]:
         raise WeightsMismatchError(f"{file.name}: sha256 is {digest}, the manifest says {package.sha256}")
     networks = build(package.manifest["network"]["arguments"])
     tensors = load_file(file)
-    for prefix, net in (("slices", networks.slices), ("study", networks.study)):
+    for prefix, net in (("slices", networks.slices), ("study", networks.study), ("lesions", networks.lesions)):
         net.load_state_dict({key[len(prefix) + 1 :]: v for key, v in tensors.items() if key.startswith(prefix + ".")})
         for parameter in net.parameters():
             parameter.requires_grad_(False)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from models.hemorrhage import inputs, midline, placing, postprocess
 from models.hemorrhage.bundle import Package
 from models.hemorrhage.bundle import load as load_package
+from models.hemorrhage.lesion import Fields
 from models.hemorrhage.net import CLASS_LOGITS, Findings, Networks, slice_features
 from models.hemorrhage.placing import Placed
 from models.hemorrhage.precision import precision
@@ -57,7 +58,7 @@ class Detection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
+class Work:
     """Findings on the work grid, (slice, row, column) unless said otherwise."""
 
     hu: NDArray[np.float32]
@@ -66,10 +67,8 @@ class _Work:
     cavity: NDArray[np.float32]
     ventricle: NDArray[np.float32]
     left: NDArray[np.float32]
-    #: (slice,) logit of any.
-    slice_any: NDArray[np.float32]
-    #: (6,) logits of the study.
-    study: NDArray[np.float32]
+    #: (slice, 6) logits.
+    slices: NDArray[np.float32]
 
 
 def load(folder: Path, device: torch.device) -> Detector:
@@ -119,10 +118,7 @@ class Detector:
         ]
         progress(0.1)
         depth_mm = frame.vertex - placed.heights
-        work = self._run(np.stack(planes), depth_mm, progress)
-        labels = postprocess.lesions(
-            work.classes, work.ventricle, work.hu, placed.thickness_mm, self.package.postprocessing
-        )
+        work, labels, logits = self.examine(np.stack(planes), depth_mm, placed.thickness_mm, progress)
         shift, note = midline.shift_mm(work.left, work.cavity > 0.5, depth_mm)
         source = _to_source(work, labels, placed, frame, self.package.postprocessing["grow_probability"])
         progress(1.0)
@@ -130,15 +126,43 @@ class Detector:
             labels=source[0],
             probability=source[1],
             cavity=source[2],
-            study=self._calibrated(work.study),
-            slice_any=placed.spread(self._slice_probability(work.slice_any)),
+            study=self._calibrated(logits),
+            slice_any=placed.spread(self._slice_probability(work.slices[:, 0])),
             midline_shift_mm=shift,
             midline_note=note,
             confidence_note=_doubts(work, placed, depth_mm),
         )
 
+    def examine(
+        self,
+        hu: NDArray[np.float32],
+        depth_mm: NDArray[np.float64],
+        thickness_mm: NDArray[np.float64],
+        progress: Progress = lambda _: None,
+    ) -> tuple[Work, NDArray[np.uint8], NDArray[np.float32]]:
+        """Findings, labels and uncalibrated study logits (6,) of slices on the work grid."""
+        work = self._run(hu, depth_mm, progress)
+        fields = Fields(
+            hu=hu,
+            near=inputs.depth_of(hu).astype(np.float32) / 4.0,
+            ventricle=work.ventricle,
+            depth_mm=depth_mm,
+            thickness_mm=thickness_mm,
+        )
+        labels = postprocess.lesions(work.classes, fields, self.package.postprocessing, self._classify)
+        with torch.inference_mode():
+            logits = self.networks.study(self.features(work, labels, depth_mm)[None])[0]
+        return work, labels, logits.float().cpu().numpy()
+
+    def features(self, work: Work, labels: NDArray[np.uint8], depth_mm: NDArray[np.float64]) -> Tensor:
+        """What the study head reads (slice, feature)."""
+        fields = (work.slices, work.classes.sum(0), labels)
+        slices, blood, named = (torch.from_numpy(field).to(self.device) for field in fields)
+        height = torch.from_numpy(depth_mm).to(self.device)
+        return slice_features(slices, blood, named, inputs.WORK_MM**2, height)
+
     @torch.inference_mode()
-    def _run(self, hu: NDArray[np.float32], depth_mm: NDArray[np.float64], progress: Progress) -> _Work:
+    def _run(self, hu: NDArray[np.float32], depth_mm: NDArray[np.float64], progress: Progress) -> Work:
         near = torch.from_numpy(inputs.depth_of(hu))
         height = torch.from_numpy(depth_mm.astype(np.float32))
         index = torch.arange(len(hu))
@@ -153,20 +177,17 @@ class Detector:
             found.append(self._findings(inputs.channels(*fields)))
             progress(0.1 + 0.7 * min(1.0, (begin + BATCH) / len(hu)))
         both = Findings(torch.cat([f.pixels for f in found]), torch.cat([f.slices for f in found]))
-        features = slice_features(both, inputs.WORK_MM**2, height.to(self.device))
-        study = self.networks.study(features[None])[0]
         pixels = both.pixels
         cavity = pixels[:, CLASS_LOGITS].sigmoid()
         classes = pixels[:, :CLASS_LOGITS].softmax(1)[:, 1:].movedim(1, 0)
         classes = classes * (cavity > self.package.postprocessing["cavity_probability"])
-        return _Work(
+        return Work(
             hu=hu,
             classes=classes.cpu().numpy(),
             cavity=cavity.cpu().numpy(),
             ventricle=pixels[:, CLASS_LOGITS + 1].sigmoid().cpu().numpy(),
             left=pixels[:, CLASS_LOGITS + 2].sigmoid().cpu().numpy(),
-            slice_any=both.slices[:, 0].cpu().numpy(),
-            study=study.float().cpu().numpy(),
+            slices=both.slices.cpu().numpy(),
         )
 
     def _findings(self, channels: Tensor) -> Findings:
@@ -180,6 +201,11 @@ class Detector:
         pixels = other.pixels.float().roll(-1, 3).flip(3)
         pixels = torch.cat((pixels[:, :-1], -pixels[:, -1:]), 1)  # the mirror's left is right
         return Findings((found.pixels.float() + pixels) / 2, (found.slices.float() + other.slices.float()) / 2)
+
+    @torch.inference_mode()
+    def _classify(self, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = self.networks.lesions(torch.from_numpy(numbers)[None].to(self.device))[0]
+        return np.asarray(logits.log_softmax(0).cpu().numpy())
 
     def _calibrated(self, logits: NDArray[np.float32]) -> dict[str, float]:
         scale = self.package.calibration
@@ -197,7 +223,7 @@ class Detector:
 
 
 def _to_source(
-    work: _Work, labels: NDArray[np.uint8], placed: Placed, frame: inputs.Frame, grow: float
+    work: Work, labels: NDArray[np.uint8], placed: Placed, frame: inputs.Frame, grow: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.bool_]]:
     """Labels, probability and cavity on the source grid.
 
@@ -213,7 +239,7 @@ def _to_source(
     return placed.restore(named), placed.restore(fine.astype(np.float16)), placed.restore(cavity)
 
 
-def _doubts(work: _Work, placed: Placed, depth_mm: NDArray[np.float64]) -> str:
+def _doubts(work: Work, placed: Placed, depth_mm: NDArray[np.float64]) -> str:
     """Why this series is unlike the heads the network was trained on, or nothing."""
     cavity = work.cavity > 0.5
     notes = []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.hemorrhage.inputs import CHANNELS
+from models.hemorrhage.lesion import LesionNet
 
 #: Pixel logits: none and five classes, then cavity, ventricle and left hemisphere.
 CLASS_LOGITS: Final = 6
@@ -18,7 +19,7 @@ PIXEL_LOGITS: Final = CLASS_LOGITS + 3
 #: Slice and study logits: any blood, then the five classes.
 FINDINGS: Final = 6
 #: What the study head reads of every slice, see ``slice_features``.
-FEATURES: Final = FINDINGS + 5 + 5 + 1
+FEATURES: Final = FINDINGS + 5 + 2 + 1
 #: Channels of a normalisation group.
 GROUP: Final = 8
 
@@ -58,10 +59,15 @@ class SliceNet(nn.Module):
         sizes = (CHANNELS, *widths)
         depths = [first_depth] + [depth] * (len(widths) - 1)
         self.down = nn.ModuleList(Block(sizes[k], sizes[k + 1], depths[k]) for k in range(len(widths)))
-        self.up = nn.ModuleList(Block(widths[k] + widths[k + 1], widths[k], depths[k]) for k in range(len(widths) - 1))
+        # narrowed before it is enlarged: a third less work than to join all channels at the finer level
+        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1, bias=False) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(Block(2 * width, width, 1) for width in widths[:-1])
         self.out = nn.Conv2d(widths[0], PIXEL_LOGITS, 1)
         self.slice_hidden = nn.Linear(2 * widths[-1] + CLASS_LOGITS - 1, 64)
         self.slice_out = nn.Linear(64, FINDINGS)
+        with torch.no_grad():  # most pixels are neither blood nor ventricle
+            self.out.bias[0] = 3.0
+            self.out.bias[CLASS_LOGITS + 1] = -3.0
 
     def forward(self, x: Tensor) -> Findings:
         """(slice, channel, row, column), rows and columns multiples of 16."""
@@ -71,7 +77,7 @@ class SliceNet(nn.Module):
             kept.append(x)
         deepest = x
         for level in range(len(self.up) - 1, -1, -1):
-            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
             x = self.up[level](torch.cat((x, kept[level]), 1))
         pixels = self.out(x)
         blood = functional.avg_pool2d(pixels[:, 1:CLASS_LOGITS], 4).amax((2, 3))
@@ -79,19 +85,20 @@ class SliceNet(nn.Module):
         return Findings(pixels, self.slice_out(functional.silu(self.slice_hidden(pooled))))
 
 
-def slice_features(findings: Findings, pixel_mm2: float, height_mm: Tensor) -> Tensor:
+def slice_features(slices: Tensor, blood: Tensor, labels: Tensor, pixel_mm2: float, height_mm: Tensor) -> Tensor:
     """What the study head reads of each slice: (slice, FEATURES).
 
-    Slice logits, the area of each class on a logarithmic scale, the peak probability of each class (of a 3 x 3 mean),
-    and the height. No free embedding: with one, a head unlike the simulated ones moves the study score at will.
+    Slice logits, the area of each class after post-processing on a logarithmic scale, the peak probability of blood
+    (of a 3 x 3 mean) everywhere and within lesions, and the height. No free embedding: with one, a head unlike the
+    simulated ones moves the study score at will.
+
+    ``slices`` (slice, 6) logits; ``blood`` and ``labels`` (slice, row, column); ``height_mm`` (slice,).
     """
-    probability = findings.pixels[:, :CLASS_LOGITS].float().softmax(1)
-    cavity = findings.pixels[:, CLASS_LOGITS : CLASS_LOGITS + 1].float().sigmoid()
-    blood = probability[:, 1:] * cavity
-    area = torch.log1p((blood * (blood > 0.2)).sum((2, 3)) * pixel_mm2 / 20.0)  # 20 mm^2: a speck of 5 mm
-    peak = functional.avg_pool2d(blood, 3, 1).amax((2, 3))
-    logits = findings.slices.float().clamp(-8.0, 8.0) / 4.0
-    return torch.cat((logits, area, 4.0 * peak, height_mm.view(-1, 1) / 75.0 - 1.0), 1)
+    area = torch.stack([(labels == k).sum((1, 2)) for k in range(1, CLASS_LOGITS)], 1) * (pixel_mm2 / 20.0)
+    smooth = functional.avg_pool2d(blood[:, None].float(), 3, 1, 1)[:, 0]
+    peaks = torch.stack((smooth.amax((1, 2)), (smooth * (labels > 0)).amax((1, 2))), 1)
+    logits = slices.float().clamp(-8.0, 8.0) / 4.0
+    return torch.cat((logits, torch.log1p(area.float()), 4.0 * peaks, height_mm.float().view(-1, 1) / 75.0 - 1.0), 1)
 
 
 class StudyHead(nn.Module):
@@ -112,14 +119,15 @@ class StudyHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """Both networks of one package."""
+    """The networks of one package."""
 
     slices: SliceNet
     study: StudyHead
+    lesions: LesionNet
 
 
 def build(arguments: dict[str, Any]) -> Networks:
     """Untrained networks from the arguments that a manifest holds."""
     widths = tuple(int(w) for w in arguments["widths"])
     slices = SliceNet(widths, int(arguments["depth"]), int(arguments["first_depth"]))
-    return Networks(slices, StudyHead(int(arguments["study_width"])))
+    return Networks(slices, StudyHead(int(arguments["study_width"])), LesionNet(int(arguments["lesion_width"])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -10,9 +10,13 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from models.hemorrhage.inputs import BONE_HU, WORK_MM
+from models.hemorrhage.lesion import Fields, features
 
 CLASSES: Final = ("epidural", "subdural", "subarachnoid", "intraparenchymal", "intraventricular")
 INTRAVENTRICULAR: Final = CLASSES.index("intraventricular")
+
+#: Features of a lesion to the logarithms of its class probabilities (class,).
+Classify = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], int]:
@@ -31,26 +35,53 @@ def _beside_bone(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     return beside
 
 
-def _split(share: NDArray[np.float32], ml: NDArray[np.float64], part_share: float) -> NDArray[np.uint8]:
-    """Class of each voxel of one lesion: its own where that class has enough of it, else the lesion's first.
+def _each(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
+    """Flat indices of the voxels of every component."""
+    parts, count = components(mask)
+    order = np.argsort(parts, axis=None, kind="stable")
+    bounds = np.searchsorted(parts.ravel()[order], np.arange(1, count + 2))
+    for number in range(count):
+        yield order[bounds[number] : bounds[number + 1]]
 
-    ``share`` (class, voxel) are class probabilities, ``ml`` (voxel,) volumes.
+
+def _parts(
+    at: NDArray[np.int64], ml: NDArray[np.float64], fields: Fields, rules: Mapping[str, Any]
+) -> list[NDArray[np.int64]]:
+    """A lesion, or its part in the ventricles and the rest where both are large enough.
+
+    An intraparenchymal clot that broke into a ventricle is two lesions.
     """
-    own = share.argmax(0)
-    weight = np.array([ml[own == k].sum() for k in range(len(CLASSES))])
-    first = int((share * ml).sum(1).argmax())
-    keep = weight >= part_share * weight.sum()
-    keep[first] = True
-    labels: NDArray[np.uint8] = np.where(keep[own], own, first).astype(np.uint8)
-    return labels
+    wet = fields.ventricle.ravel()[at] > rules["ventricle_probability"]
+    total, inner = float(ml.sum()), float(ml[wet].sum())
+    least = max(rules["part_ml"], rules["part_share"] * total)
+    return [at[wet], at[~wet]] if min(inner, total - inner) >= least else [at]
+
+
+def _class_of(
+    at: NDArray[np.int64],
+    probability: NDArray[np.float32],
+    fields: Fields,
+    rules: Mapping[str, Any],
+    classify: Classify | None,
+) -> int:
+    """Index of a lesion's class: the mean of the pixels' opinions, and its shape's.
+
+    Blood away from every ventricle is not intraventricular.
+    """
+    score = np.log(probability[:, at].mean(1) + 1e-3)
+    if classify is not None:
+        score = score + rules["shape_weight"] * classify(features(at, fields))
+    wet = float((fields.ventricle.ravel()[at] > rules["ventricle_probability"]).mean())
+    if wet < rules["ventricle_overlap"]:
+        score[INTRAVENTRICULAR] = -np.inf
+    return int(score.argmax())
 
 
 def lesions(
     probability: NDArray[np.float32],
-    ventricle: NDArray[np.float32],
-    hu: NDArray[np.float32],
-    thickness_mm: NDArray[np.float64],
+    fields: Fields,
     rules: Mapping[str, Any],
+    classify: Classify | None = None,
 ) -> NDArray[np.uint8]:
     """Labels 0..5 (slice, row, column) of the lesions that pass every rule.
 
@@ -58,50 +89,31 @@ def lesions(
     ----------
     probability
         (class, slice, row, column) of the five classes, after the cavity gate.
-    ventricle
-        Probability of ventricle.
-    thickness_mm
-        What each slice stands for along the normal.
     rules
         ``postprocessing`` of a manifest.
+    classify
+        The lesion network; without it the pixels' classes decide alone.
     """
     blood = probability.sum(0)
     labels = np.zeros(blood.shape, np.uint8)
-    lesion, count = components(blood > rules["grow_probability"])
-    if not count:
-        return labels
-    voxel_ml = np.broadcast_to((thickness_mm * WORK_MM**2 / 1000.0)[:, None, None], blood.shape)
-    beside, mirrored = _beside_bone(hu), np.roll(hu, -1, -1)[..., ::-1]
-    order = np.argsort(lesion, axis=None, kind="stable")
-    bounds = np.searchsorted(lesion.ravel()[order], np.arange(1, count + 2))
+    voxel_ml = np.broadcast_to((fields.thickness_mm * WORK_MM**2 / 1000.0)[:, None, None], blood.shape).ravel()
+    hu, near, beside = fields.hu.ravel(), fields.near.ravel(), _beside_bone(fields.hu).ravel()
+    mirrored = np.roll(fields.hu, -1, -1)[..., ::-1].ravel()
+    flat, by_class = blood.ravel(), probability.reshape(len(CLASSES), -1)
     minimum = [rules["minimum_ml"][name] for name in CLASSES]
-    for number in range(count):
-        at = order[bounds[number] : bounds[number + 1]]
-        peak = float(blood.flat[at].max())
-        if peak < rules["seed_probability"]:
+    for at in _each(blood > rules["grow_probability"]):
+        peak, ml = float(flat[at].max()), voxel_ml[at]
+        if peak < rules["seed_probability"] or ml.sum() < rules["certain_minimum_ml"]:
             continue
-        ml = voxel_ml.flat[at]
-        own = _split(probability.reshape(len(CLASSES), -1)[:, at], ml, rules["part_share"])
-        own = _ventricular(own, probability.reshape(len(CLASSES), -1)[:, at], ventricle.flat[at], rules)
-        needed = min(minimum[k] for k in np.unique(own))
-        certain = peak > rules["certain_probability"] and ml.sum() >= rules["certain_minimum_ml"]
-        if ml.sum() < needed and not certain:
+        slanted = float(beside[at].mean()) > rules["vertex_bone_share"]
+        if slanted and float(np.median(hu[at]) - np.median(mirrored[at])) < rules["vertex_asymmetry_hu"]:
             continue
-        if float(beside.flat[at].mean()) > rules["vertex_bone_share"]:
-            difference = float(np.median(hu.flat[at]) - np.median(mirrored.flat[at]))
-            if difference < rules["vertex_asymmetry_hu"]:
-                continue
-        labels.flat[at] = own + 1
+        if float(np.quantile(near[at], 0.95)) < rules["rim_mm"]:
+            continue
+        parts = _parts(at, ml, fields, rules)
+        named = [(part, _class_of(part, by_class, fields, rules, classify)) for part in parts]
+        if peak <= rules["certain_probability"] and ml.sum() < min(minimum[k] for _, k in named):
+            continue
+        for part, k in named:
+            labels.ravel()[part] = k + 1
     return labels
-
-
-def _ventricular(
-    own: NDArray[np.uint8], share: NDArray[np.float32], ventricle: NDArray[np.float32], rules: Mapping[str, Any]
-) -> NDArray[np.uint8]:
-    """Blood called intraventricular that touches no ventricle takes its next likely class."""
-    mine = own == INTRAVENTRICULAR
-    if not mine.any() or (ventricle[mine] > rules["ventricle_probability"]).mean() >= rules["ventricle_overlap"]:
-        return own
-    second = share.copy()
-    second[INTRAVENTRICULAR] = 0.0
-    return np.where(mine, second.sum(1).argmax(), own).astype(np.uint8)

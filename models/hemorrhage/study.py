@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.hemorrhage import inputs
-from models.hemorrhage.data import neighbours
-from models.hemorrhage.net import CLASS_LOGITS, FINDINGS, Networks, SliceNet, slice_features
+from models.hemorrhage import inputs, lesion
+from models.hemorrhage.bundle import POSTPROCESSING, Package
+from models.hemorrhage.detect import CLASSES, Detector
+from models.hemorrhage.net import CLASS_LOGITS, FINDINGS, Networks
 from models.hemorrhage.placing import spacings
-from models.hemorrhage.precision import precision
-from models.hemorrhage.simulate import Case, fetch
+from models.hemorrhage.postprocess import components
+from models.hemorrhage.simulate import VENTRICLE, Case, fetch
 
 #: A study shows a class from this visible volume on [mL]; below it, but above nothing, it counts neither way.
 SHOWN_ML: Final = 0.3
 #: Cases whose findings the head is fitted on, and passes over them.
-FIT_CASES: Final = 400
-EPOCHS: Final = 30
+FIT_CASES: Final = 64
+EPOCHS: Final = 40
+#: Lesions to learn their classes from are at least this large [mL]; steps, weight decay and noise of that fit.
+LESION_ML: Final = 0.2
+LESION_STEPS: Final = 400
+LESION_DECAY: Final = 3e-2
+LESION_NOISE: Final = 0.35
 #: What the operating points ask for on calibration heads: sensitivity, and false positives per study (ml-ct 1.3).
 TRIAGE_SENSITIVITY: Final = 0.97
 SECOND_READ_FALSE: Final = 0.03
@@ -44,33 +50,37 @@ def volumes_ml(case: Case) -> NDArray[np.float64]:
     return (area * spacings(case.height)).sum(1) * inputs.WORK_MM**2 / 1000.0
 
 
-@torch.no_grad()
-def features_of(net: SliceNet, case: Case, device: torch.device) -> Tensor:
-    """Features of every slice of a case: (slice, FEATURES)."""
-    parts = []
-    for some in np.array_split(np.arange(len(case.hu)), max(1, len(case.hu) // 8)):
-        stacks = [neighbours(case, int(k)) for k in some]
-        hu = torch.from_numpy(np.stack([stack for stack, _ in stacks])).to(device)
-        gap = torch.tensor([distance for _, distance in stacks], dtype=torch.float32, device=device)
-        height = torch.from_numpy(case.height[some]).to(device)
-        depth = torch.from_numpy(np.array(case.depth[some])).to(device)
-        with precision(device):
-            found = net(inputs.channels(hu, depth, height, gap).contiguous(memory_format=torch.channels_last))
-        parts.append(slice_features(found, inputs.WORK_MM**2, height))
-    return torch.cat(parts)
+def features_of(detector: Detector, case: Case) -> Tensor:
+    """Features of every slice of a case (slice, FEATURES), made as detection makes them."""
+    depth_mm = case.height.astype(np.float64)
+    work, labels, _ = detector.examine(np.array(case.hu).astype(np.float32), depth_mm, spacings(case.height))
+    return detector.features(work, labels, depth_mm)
 
 
-def _collect(net: SliceNet, files: list[Path], device: torch.device) -> tuple[list[Tensor], Tensor, Tensor]:
+def _collect(detector: Detector, files: list[Path]) -> tuple[list[Tensor], Tensor, Tensor]:
     """Features, truth and validity (study, FINDINGS) of all cases."""
     features, truth, valid = [], [], []
-    for file in files:
+    for number, file in enumerate(files):
         case = fetch(file)
-        features.append(features_of(net, case, device))
+        features.append(features_of(detector, case))
         volume = volumes_ml(case)
         volume = np.concatenate(([volume.sum()], volume))
         truth.append(volume >= SHOWN_ML)
         valid.append((volume >= SHOWN_ML) | (volume == 0))
+        if (number + 1) % 20 == 0:
+            print(f"study {number + 1}/{len(files)}", flush=True)
     return features, torch.tensor(np.array(truth)).float(), torch.tensor(np.array(valid)).float()
+
+
+def _provisional(networks: Networks, device: torch.device, mirror: bool) -> Detector:
+    """A detector with the first post-processing and no calibration."""
+    names = ("any", *CLASSES)
+    neutral = {"temperature": dict.fromkeys(names, 1.0), "bias": dict.fromkeys(names, 0.0)}
+    rules = POSTPROCESSING | {"mirror": mirror}
+    package = Package(
+        name="", version="", sha256="", operating_points={}, calibration=neutral, postprocessing=rules, manifest={}
+    )
+    return Detector(package, networks, device)
 
 
 def _logits(networks: Networks, features: list[Tensor]) -> Tensor:
@@ -126,13 +136,68 @@ def _operating_points(probability: NDArray[np.floating], truth: NDArray[np.bool_
     return {"triage": round(triage, 3), "second-read": round(float(np.clip(max(second, triage), 0.5, 0.9)), 3)}
 
 
+def lesions_of(files: list[Path]) -> tuple[Tensor, Tensor]:
+    """Features and classes of all labelled lesions in simulated cases."""
+    found, classes = [], []
+    for file in files:
+        case = fetch(file)
+        labels = np.array(case.labels)
+        if not labels.any():
+            continue
+        fields = lesion.Fields(
+            hu=np.array(case.hu).astype(np.float32),
+            near=np.array(case.depth).astype(np.float32) / 4.0,
+            ventricle=((np.array(case.masks) & VENTRICLE) > 0).astype(np.float32),
+            depth_mm=case.height.astype(np.float64),
+            thickness_mm=spacings(case.height),
+        )
+        for value in range(1, CLASS_LOGITS):
+            parts, count = components(labels == value)
+            for number in range(1, count + 1):
+                at = np.flatnonzero(parts == number)
+                ml = fields.thickness_mm[np.unravel_index(at, labels.shape)[0]].sum() * inputs.WORK_MM**2 / 1000.0
+                if ml >= LESION_ML:
+                    found.append(lesion.features(at, fields))
+                    classes.append(value - 1)
+    return torch.from_numpy(np.array(found)), torch.tensor(classes)
+
+
+def fit_lesions(net: lesion.LesionNet, files: list[Path], held_out: list[Path], seed: int) -> dict[str, float]:
+    """Fit ``net`` on the true lesions of ``files``; returns its accuracy there and on ``held_out``."""
+    numbers, classes = lesions_of(files)
+    torch.manual_seed(seed)
+    net.hidden.reset_parameters()
+    net.out.reset_parameters()
+    net.mean.copy_(numbers.mean(0))
+    net.scale.copy_(numbers.std(0) + 1e-3)
+    share = torch.bincount(classes, minlength=lesion.CLASSES).float().clamp(min=1.0)
+    weight = (len(classes) / lesion.CLASSES / share).sqrt()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=LESION_DECAY)
+    for _ in range(LESION_STEPS):
+        noisy = numbers + LESION_NOISE * net.scale * torch.randn(
+            numbers.shape
+        )  # predicted lesions are not the true ones
+        loss = functional.cross_entropy(net(noisy), classes, weight=weight)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    net.eval()
+    others, truth = lesions_of(held_out)
+    with torch.no_grad():
+        right = [float((net(x).argmax(1) == y).float().mean()) for x, y in ((numbers, classes), (others, truth))]
+    return {"lesions": len(classes), "accuracy": round(right[0], 3), "held_out_accuracy": round(right[1], 3)}
+
+
 def fit(networks: Networks, files: list[Path], calibration: list[Path], device: torch.device, seed: int) -> Fitted:
     """Fit the study head in ``networks`` on ``files`` and calibrate it on ``calibration``; changes ``networks``."""
     networks.slices.to(device).eval()
+    shape = fit_lesions(networks.lesions, files, calibration, seed)
+    print(f"lesion classes: {shape}", flush=True)
     networks.study.to(device)
+    networks.lesions.to(device)
     rng = np.random.default_rng([seed, 5])
     chosen = [files[k] for k in rng.permutation(len(files))[:FIT_CASES]]
-    features, truth, valid = _collect(networks.slices, chosen, device)
+    features, truth, valid = _collect(_provisional(networks, device, mirror=False), chosen)
     truth, valid = truth.to(device), valid.to(device)
     torch.manual_seed(seed)
     for module in networks.study.modules():
@@ -143,24 +208,24 @@ def fit(networks: Networks, files: list[Path], calibration: list[Path], device: 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=max(1, steps))
     for _ in range(steps):
         some = rng.choice(len(features), 8)
-        # a scan may begin or end anywhere: a random end is cut off in the negatives' favour of learning from few slices
-        logits = torch.cat([networks.study(features[k][None]) for k in some])
+        logits = torch.cat([networks.study(features[k][None].clone()) for k in some])
         loss = (functional.binary_cross_entropy_with_logits(logits, truth[some], reduction="none") * valid[some]).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
     networks.study.eval()
-    print(f"study head: {steps} steps on {len(features)} cases, last loss {float(loss):.3f}", flush=True)
-    return _calibrate(networks, calibration, device)
+    print(f"study head: {steps} steps on {len(features)} cases, last loss {loss.item():.3f}", flush=True)
+    fitted = _calibrate(networks, calibration, device)
+    return Fitted(calibration=fitted.calibration, log=fitted.log | {"lesion_classes": shape})
 
 
 def _calibrate(networks: Networks, calibration: list[Path], device: torch.device) -> Fitted:
-    features, truth, valid = _collect(networks.slices, calibration, device)
+    features, truth, valid = _collect(_provisional(networks, device, mirror=True), calibration)
     logits = _logits(networks, features).cpu()
     temperature, bias = _scale(logits, truth, valid)
     probability = torch.sigmoid(logits / temperature + bias).numpy()
-    names = ("any", "epidural", "subdural", "subarachnoid", "intraparenchymal", "intraventricular")
+    names = ("any", *CLASSES)
     points: dict[str, dict[str, float]] = {"triage": {}, "second-read": {}}
     log: dict[str, Any] = {"cases": len(features)}
     for k, name in enumerate(names):

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from models.hemorrhage import losses, study
+from models.hemorrhage import lesion, losses, study
 from models.hemorrhage.bundle import save
 from models.hemorrhage.data import Pool, batch_of, false_pixels
 from models.hemorrhage.net import CLASS_LOGITS, build
@@ -33,16 +33,16 @@ class Config:
     """What a training run is."""
 
     #: Optimiser steps, and slices in each.
-    steps: int = 3200
+    steps: int = 1400
     slices: int = 8
     #: Simulated heads to train on and to calibrate on; each gives four scans.
-    heads: int = 320
-    calibration_heads: int = 50
+    heads: int = 48
+    calibration_heads: int = 8
     #: Peak learning rate of AdamW; one cosine after a warm-up.
-    rate: float = 1.6e-3
-    warm_up: int = 100
+    rate: float = 2e-3
+    warm_up: int = 60
     #: Decay of the averaged weights, which are the ones shipped.
-    average: float = 0.996
+    average: float = 0.99
     #: Arguments of the networks.
     widths: tuple[int, ...] = (16, 32, 64, 96, 128)
     depth: int = 2
@@ -53,7 +53,9 @@ class Config:
     def arguments(self) -> dict[str, Any]:
         """What a manifest says of the networks."""
         names = ("depth", "first_depth", "study_width")
-        return {"widths": list(self.widths)} | {name: getattr(self, name) for name in names}
+        return {"widths": list(self.widths), "lesion_width": lesion.WIDTH} | {
+            name: getattr(self, name) for name in names
+        }
 
 
 CONFIGS: Final = {
@@ -62,10 +64,10 @@ CONFIGS: Final = {
     "l": Config(steps=60_000, slices=32, heads=5000, widths=(48, 96, 192, 320, 512), average=0.9995, rate=8e-4),
 }
 #: Steps between two validations, and between two checkpoints.
-VALIDATE_EVERY: Final = 400
+VALIDATE_EVERY: Final = 500
 CHECKPOINT_EVERY: Final = 200
 #: Slices of the calibration heads that a validation looks at.
-VALIDATION_SLICES: Final = 160
+VALIDATION_SLICES: Final = 64
 
 
 def _rate(step: int, config: Config) -> float:

@@ -14,12 +14,13 @@ import yaml
 from models.hemorrhage import acquire, bleeds, bundle, detect, midline, placing, postprocess, scene, simulate
 from models.hemorrhage.data import Pool
 from models.hemorrhage.inputs import WORK_SIZE, channels, mirror
+from models.hemorrhage.lesion import Fields
 from models.hemorrhage.net import build
 from models.hemorrhage.train import Config, Trainer
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "hemorrhage_simulator.json"
 SEED = 900_001
-TINY = {"widths": [8, 8, 8, 8, 8], "depth": 1, "first_depth": 1, "study_width": 4}
+TINY = {"widths": [8, 8, 8, 8, 8], "depth": 1, "first_depth": 1, "study_width": 4, "lesion_width": 4}
 CALIBRATION = {
     "calibration": {
         "temperature": dict.fromkeys(("any", *detect.CLASSES), 1.0),
@@ -225,37 +226,52 @@ def test_air_is_no_head(folder):
 def lesion_inputs():
     classes = np.zeros((5, 8, *WORK_SIZE), np.float32)
     hu = np.full((8, *WORK_SIZE), 30.0, np.float32)
-    return classes, np.zeros((8, *WORK_SIZE), np.float32), hu, np.full(8, 5.0)
+    fields = Fields(
+        hu=hu,
+        near=np.full(hu.shape, 20.0, np.float32),
+        ventricle=np.zeros_like(hu),
+        depth_mm=40.0 + 5.0 * np.arange(8),
+        thickness_mm=np.full(8, 5.0),
+    )
+    return classes, fields
 
 
 def test_small_unsure_lesions_are_dropped_and_large_ones_kept():
-    classes, ventricle, hu, thickness = lesion_inputs()
+    classes, fields = lesion_inputs()
     classes[3, 4, 40:43, 40:43] = 0.7
     classes[3, 2:6, 80:95, 80:95] = 0.8
-    labels = postprocess.lesions(classes, ventricle, hu, thickness, bundle.POSTPROCESSING)
+    labels = postprocess.lesions(classes, fields, bundle.POSTPROCESSING)
     assert np.unique(labels).tolist() == [0, 4]
     assert not labels[4, 40:43, 40:43].any()
     assert labels[4, 85, 85] == 4
 
 
 def test_intraventricular_blood_needs_a_ventricle():
-    classes, ventricle, hu, thickness = lesion_inputs()
+    classes, fields = lesion_inputs()
     classes[4, 2:6, 80:95, 80:95] = 0.6
     classes[3, 2:6, 80:95, 80:95] = 0.3
-    assert postprocess.lesions(classes, ventricle, hu, thickness, bundle.POSTPROCESSING).max() == 4
-    ventricle[:] = 0.9
-    assert postprocess.lesions(classes, ventricle, hu, thickness, bundle.POSTPROCESSING).max() == 5
+    assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).max() == 4
+    fields.ventricle[:] = 0.9
+    assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).max() == 5
 
 
 def test_blood_beside_slanted_bone_needs_asymmetry():
-    classes, ventricle, hu, thickness = lesion_inputs()
+    classes, fields = lesion_inputs()
     classes[1, 2, 40:70, 30:50] = 0.8
-    hu[1, 40:70, 30:50] = 900.0
-    hu[2] = 60.0
-    assert not postprocess.lesions(classes, ventricle, hu, thickness, bundle.POSTPROCESSING).any()
-    hu[2] = 30.0
-    hu[2, 40:70, 30:50] = 65.0
-    assert postprocess.lesions(classes, ventricle, hu, thickness, bundle.POSTPROCESSING).any()
+    fields.hu[1, 40:70, 30:50] = 900.0
+    fields.hu[2] = 60.0
+    assert not postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any()
+    fields.hu[2] = 30.0
+    fields.hu[2, 40:70, 30:50] = 65.0
+    assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any()
+
+
+def test_a_clot_that_broke_into_a_ventricle_is_two_lesions():
+    classes, fields = lesion_inputs()
+    classes[3, 2:6, 80:95, 80:95] = 0.9
+    classes[3, 2:6, 80:95, 95:110], classes[4, 2:6, 80:95, 95:110] = 0.2, 0.7
+    fields.ventricle[2:6, 80:95, 95:110] = 0.9
+    assert np.unique(postprocess.lesions(classes, fields, bundle.POSTPROCESSING)).tolist() == [0, 4, 5]
 
 
 def hemispheres(shift_mm):
