@@ -45,12 +45,12 @@ POSTPROCESSING: Final[dict[str, Any]] = {
         "intraparenchymal": 0.3,
         "intraventricular": 0.3,
     },
-    "certain_probability": 0.95,  # above it the smaller volume is enough
-    "certain_minimum_ml": 0.1,
+    "certain_probability": 0.99,  # above it the smaller volume is enough
+    "certain_minimum_ml": 0.3,
     "cavity_probability": 0.5,
     "part_share": 0.15,  # the part of a lesion inside a ventricle is a lesion of its own from this share on
     "part_ml": 0.2,  # and from this volume on
-    "shape_weight": 0.5,  # of the lesion network's logarithm of probability beside the pixels'
+    "shape_weight": 1.0,  # of the lesion network's logarithm of probability beside the pixels'
     "ventricle_probability": 0.3,
     "ventricle_overlap": 0.1,  # of a lesion called intraventricular
     "vertex_bone_share": 0.5,  # of a lesion's voxels with bone above or below: it then needs asymmetry

@@ -30,6 +30,8 @@ BATCH: Final = 8
 BRAIN_HU: Final = (15.0, 45.0)  # ml-ct 1.1
 CAVITY_ML: Final = (900.0, 2600.0)  # ml-ct 1.1
 EXTENT_MM: Final = 90.0
+#: With less cavity than this [mL] nothing was assessed: a phantom, a neck, or a few slices of a skull base.
+ASSESSED_ML: Final = 200.0
 SLICES: Final = 12
 
 Progress = Callable[[float], None]
@@ -111,7 +113,7 @@ class Detector:
         placed = placing.place(values_hu, pixel_spacing, positions, orientation)
         frame = inputs.find_frame(placed.values, placed.pixel, placed.origins, placed.heights)
         if frame is None:
-            return _nothing(values_hu.shape)
+            return _nothing(values_hu.shape, "no head found")
         planes = [
             inputs.to_work(plane, placed.pixel, origin, frame)
             for plane, origin in zip(placed.values, placed.origins, strict=True)
@@ -119,6 +121,9 @@ class Detector:
         progress(0.1)
         depth_mm = frame.vertex - placed.heights
         work, labels, logits = self.examine(np.stack(planes), depth_mm, placed.thickness_mm, progress)
+        volume = _cavity_ml(work, placed)
+        if volume < ASSESSED_ML:
+            return _nothing(values_hu.shape, f"not assessed: the intracranial cavity measures {volume:.0f} mL")
         shift, note = midline.shift_mm(work.left, work.cavity > 0.5, depth_mm)
         source = _to_source(work, labels, placed, frame, self.package.postprocessing["grow_probability"])
         progress(1.0)
@@ -239,11 +244,16 @@ def _to_source(
     return placed.restore(named), placed.restore(fine.astype(np.float16)), placed.restore(cavity)
 
 
+def _cavity_ml(work: Work, placed: Placed) -> float:
+    area = (work.cavity > 0.5).sum((1, 2))
+    return float((area * placed.thickness_mm).sum()) * inputs.WORK_MM**2 / 1000.0
+
+
 def _doubts(work: Work, placed: Placed, depth_mm: NDArray[np.float64]) -> str:
     """Why this series is unlike the heads the network was trained on, or nothing."""
     cavity = work.cavity > 0.5
     notes = []
-    volume = float((cavity.sum((1, 2)) * placed.thickness_mm).sum()) * inputs.WORK_MM**2 / 1000.0
+    volume = _cavity_ml(work, placed)
     if not CAVITY_ML[0] <= volume <= CAVITY_ML[1]:
         notes.append(f"the intracranial cavity measures {volume:.0f} mL")
     if cavity.any():
@@ -255,7 +265,7 @@ def _doubts(work: Work, placed: Placed, depth_mm: NDArray[np.float64]) -> str:
     return "; ".join(notes)
 
 
-def _nothing(shape: tuple[int, ...]) -> Detection:
+def _nothing(shape: tuple[int, ...], why: str) -> Detection:
     return Detection(
         labels=np.zeros(shape, np.uint8),
         probability=np.zeros(shape, np.float16),
@@ -263,6 +273,6 @@ def _nothing(shape: tuple[int, ...]) -> Detection:
         study=dict.fromkeys(("any", *CLASSES), 0.0),
         slice_any=np.zeros(shape[0], np.float32),
         midline_shift_mm=None,
-        midline_note="no head found",
-        confidence_note="no head found",
+        midline_note=why,
+        confidence_note=why,
     )
