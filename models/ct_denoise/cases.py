@@ -40,6 +40,8 @@ class Case:
     #: (realisation, row, column): what the true spectrum is estimated from.
     noise: Tensor
     sigma_hu: float
+    #: Noise that ``clean`` holds already, part of ``sigma_hu``.
+    own_hu: float = 0.0
 
     @property
     def body(self) -> Tensor:
@@ -135,7 +137,7 @@ def noisier(
     row, column = (min(max(part, HALF), image.shape[0] - HALF) for part in (row, column))
     window = (slice(row - HALF, row + HALF), slice(column - HALF, column + HALF))
     clean, noise = image[window], noise[(slice(None), *window)]
-    return Case(group=group, clean=clean, noisy=clean + noise[0], noise=noise[1:], sigma_hu=sigma_hu)
+    return Case(group=group, clean=clean, noisy=clean + noise[0], noise=noise[1:], sigma_hu=sigma_hu, own_hu=own_hu)
 
 
 def real(folder: Path) -> Iterator[Case]:

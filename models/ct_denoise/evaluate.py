@@ -21,8 +21,8 @@ from models.ct_denoise import bars, baselines, bench, cases, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.bundle import load
 from models.ct_denoise.cases import Case
-from models.ct_denoise.net import HU_RANGE, PRESET_GAIN, DenoiseUNet, precision
-from models.ct_denoise.noise import gaussian_blur, noise_level, noise_map
+from models.ct_denoise.net import PRESET_GAIN, DenoiseUNet, precision
+from models.ct_denoise.noise import gaussian_blur, noise_level
 from models.ct_denoise.projection import KERNELS
 
 #: Where a checkout of the evaluation data usually lies.
@@ -50,12 +50,10 @@ def ours(net: DenoiseUNet, strength: float) -> Method:
 def told(net: DenoiseUNet, case: Case) -> Method:
     """The network at strength 1, told how much noise was inserted, as BM3D is: on a real slice its own noise stays.
 
-    With n inserted and m measured, n^2/m^2 of what was found is the least-squares estimate of the inserted part.
+    With o the reference's own noise and t the total, 1 - o^2/t^2 of what is found is the least-squares estimate of the
+    inserted part.
     """
-    with torch.inference_mode():
-        measured = noise_map(case.noisy.clamp(*HU_RANGE)[None, None])[0, 0][case.body].square().mean()
-    inserted = case.noise[:, case.body].square().mean()
-    share = float((inserted / measured).clamp(max=1.0))
+    share = 1.0 - (case.own_hu / case.sigma_hu) ** 2
 
     def run(image: Tensor, sigma: float) -> Tensor:
         return image - share * (image - ours(net, 1.0)(image, sigma))

@@ -14,10 +14,10 @@ from models.ct_denoise.noise import BLUR, gaussian_blur, noise_map
 #: The network sees and changes only this range; metal and bone above it pass through [HU].
 HU_RANGE: Final = (-1024.0, 2000.0)
 #: Share of the least-squares estimate in what the presets take away; the rest is the cautious estimate. Chosen on the
-#: physics bench (CARD.md) so that strength 0.6 removes about half of the noise and inserts keep 0.85 of their contrast.
-PRESET_SHARE: Final = 0.4
+#: physics bench (CARD.md): more of it loses faint small objects faster than it removes noise.
+PRESET_SHARE: Final = 0.0
 #: The cautious estimate is too small: times this, strength 0.6 takes away about half of the noise.
-PRESET_GAIN: Final = 1.275
+PRESET_GAIN: Final = 1.24
 #: Above this strength, and above every preset, the share rises to 1: the least-squares estimate alone has the best PSNR
 #: and loses faint small objects.
 PRESETS_UP_TO: Final = 0.8

@@ -97,7 +97,7 @@ class Config:
 #: The second phase: edges a human would see must be seen, faint ones of every shape are in the pictures, and the
 #: least-squares estimate is least squares where people look.
 _FAINT: Final = Phase(
-    steps=7000,
+    steps=4250,
     pool=600,
     slices=3,
     per_slice=2,
