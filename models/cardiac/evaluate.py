@@ -37,6 +37,10 @@ BARS: Final = {
 }
 
 
+#: What an evaluation consists of.
+PARTS: Final = ("real", "simulated", "refused", "speed")
+
+
 def dice(a: shapes.Mask, b: shapes.Mask) -> float:
     """Overlap 2 |a b| / (|a| + |b|); 1 where both are empty."""
     both = int(a.sum() + b.sum())
@@ -228,6 +232,21 @@ def refusals(network: Segmenter, count: int) -> dict[str, str]:
     return out
 
 
+def real_rows(data: Path, work: Path, members: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Real patients by networks that saw simulations only, and by networks tuned without the patient."""
+    rows: dict[str, list[dict[str, Any]]] = {"simulation_only": [], "leave_one_out": []}
+    alone = segmenter(work, members, "simulation.pt")
+    for folder in scd.patients(data):
+        patient, left_out = scd.read(folder), f"tuned-{folder.name}.pt"
+        rows["simulation_only"].append(patient_figures(patient, alone))
+        if not all((work / name / left_out).exists() for name in members):
+            print(f"{patient.name}: no member was tuned without this patient", flush=True)
+            continue
+        rows["leave_one_out"].append(patient_figures(patient, segmenter(work, members, left_out)))
+        print(json.dumps(rows["leave_one_out"][-1]), flush=True)
+    return rows
+
+
 def main() -> None:
     """Read the command line and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,33 +255,27 @@ def main() -> None:
     parser.add_argument("--members", nargs="+", choices=sorted(MEMBERS), default=["wide"])
     parser.add_argument("--stacks", type=int, default=20, help="simulated stacks")
     parser.add_argument("--wrong", type=int, default=4, help="stacks of each kind that must be refused")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="others stay as they were")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("evaluation.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    patients = [scd.read(folder) for folder in scd.patients(options.data)]
-    alone = segmenter(options.work, options.members, "simulation.pt")
-    rows: dict[str, list[dict[str, Any]]] = {"simulation_only": [], "leave_one_out": [], "simulated": []}
-    for patient in patients:
-        rows["simulation_only"].append(patient_figures(patient, alone))
-        left_out = f"tuned-{patient.name}.pt"
-        if not all((options.work / name / left_out).exists() for name in options.members):
-            print(f"{patient.name}: no member was tuned without this patient", flush=True)
-            continue
-        rows["leave_one_out"].append(patient_figures(patient, segmenter(options.work, options.members, left_out)))
-        print(json.dumps(rows["leave_one_out"][-1]), flush=True)
+    report: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    report |= {"bars": BARS, "members": options.members}
+    rows: dict[str, list[dict[str, Any]]] = report.pop("rows", {})
     shipped = segmenter(options.work, options.members, "tuned-none.pt")
-    for k in range(options.stacks):
-        rows["simulated"].append(simulated_figures(TEST_SEED + k, shipped))
-        print(json.dumps(rows["simulated"][-1]), flush=True)
-    report: dict[str, Any] = {"bars": BARS, "members": options.members, "threads": options.threads}
-    for name, some in rows.items():
-        report[name] = summary(some, "true" if name == "simulated" else "expert")
-    report["refused"] = refusals(shipped, options.wrong)
-    report["speed_12x25"] = speed(shipped)
-    report["rows"] = rows
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))
+    for part in options.parts:
+        if part == "real":
+            rows |= real_rows(options.data, options.work, options.members)
+        elif part == "simulated":
+            rows[part] = [simulated_figures(TEST_SEED + k, shipped) for k in range(options.stacks)]
+        elif part == "refused":
+            report[part] = refusals(shipped, options.wrong)
+        else:
+            report["speed_12x25"] = speed(shipped) | {"threads": options.threads}
+        report |= {name: summary(some, "true" if name == "simulated" else "expert") for name, some in rows.items()}
+        options.out.write_text(json.dumps(report | {"rows": rows}, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

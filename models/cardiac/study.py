@@ -15,7 +15,7 @@ from models.cardiac.segment import WORK, Seen, Segmenter
 #: Agreement with what the networks said below which a fitted slice is for a person to judge (ml-mr 2.6).
 LEAST_AGREEMENT: Final = 0.85
 #: What an interval is at least, whatever the views agree on: standard error of a volume [share] and of EF [points].
-#: Inter-observer figures of experts are of this size (Petersen 2017, JCMR 19:18).
+#: Two views that happen to agree are not exact; a floor, calibrated on nothing yet.
 VOLUME_ERROR: Final = 0.04
 EF_ERROR: Final = 1.5
 #: Standard errors in half an interval, for 95 %.

@@ -118,7 +118,7 @@ def tune(member: Member, work: Path, folders: list[Path], name: str, device: tor
     trainer.optimiser.state.clear()
     out = work / member.name / f"tuned-{name}.pt"
     trainer.checkpoint = out.with_suffix(".checkpoint")
-    trainer.step, trainer.history = 0, []
+    trainer.step, trainer.seconds, trainer.history = 0, 0.0, []
     if trainer.checkpoint.exists():
         trainer._restore()
     parts = [examples(scd.read(folder)) for folder in folders]
