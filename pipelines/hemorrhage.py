@@ -30,6 +30,9 @@ VOLUME: Final = dn.Code("118565006", "SCT", "Volume")
 #: Neither DICOM's code dictionary (PS3.16, pydicom 3.0) nor a public source that could be checked has a code for these.
 MAXIMUM_THICKNESS: Final = dn.Code("MAX-THICKNESS", "99DICOMNODE", "Maximum thickness")
 MIDLINE_SHIFT: Final = dn.Code("MIDLINE-SHIFT", "99DICOMNODE", "Midline shift")
+#: Key of the manifest: true where the package's midline shift met its bar (ml-ct 4.2: 1.5 mm). A wrong number of
+#: millimetres in a report is worse than none.
+REPORTS_SHIFT: Final = "reports_midline_shift"
 #: CID 244.
 LEFT: Final = dn.Code("7771000", "SCT", "Left")
 RIGHT: Final = dn.Code("24028007", "SCT", "Right")
@@ -139,6 +142,8 @@ class HemorrhageDetection(dn.Pipeline[dn.ImageSeries]):
         )
         if not found.cavity.any():
             return not_evaluated(f"the detector recognised no brain: {found.confidence_note or 'no cavity'}")
+        if not self.detector.package.manifest.get(REPORTS_SHIFT, False):
+            found = replace(found, midline_shift_mm=None)
         return report(series, seen, found, self.detector.package.operating_points[self.options.operating_point])
 
 

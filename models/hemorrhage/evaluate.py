@@ -261,7 +261,9 @@ def about(detector: Detector, count: int) -> dict[str, Any]:
     """Which weights were measured on which cases."""
     package = detector.package
     return {
+        "version": package.version,
         "weights_sha256": package.sha256,
+        "postprocessing": dict(package.postprocessing),
         "operating_points": {name: dict(package.operating_points[name]) for name in POINTS},
         "simulator_version": simulate.VERSION,
         "synthetic_seeds": [simulate.TEST_SEED, simulate.TEST_SEED + (count - 1) // 2],

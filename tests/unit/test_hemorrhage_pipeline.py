@@ -101,7 +101,8 @@ class Fake:
         operating_points={
             "triage": dict.fromkeys(("any", *hemorrhage.CLASSES), 0.3),
             "second-read": dict.fromkeys(("any", *hemorrhage.CLASSES), 0.8),
-        }
+        },
+        manifest={"reports_midline_shift": True},
     )
 
     def detect(self, values, pixel_spacing, positions, orientation, progress):
@@ -432,6 +433,12 @@ def test_midline_shift_is_reported_only_where_it_could_be_measured():
     (shift,) = [m for m in run(HEAD, POSITIVE).measurements if m.name == MIDLINE_SHIFT]
     assert (shift.value, shift.unit) == (4.3, dn.MM)
     assert not [m for m in run(HEAD, replace(POSITIVE, shift=None)).measurements if m.name == MIDLINE_SHIFT]
+
+
+def test_a_package_whose_midline_shift_missed_its_bar_reports_none():
+    poor = replace(POSITIVE)
+    poor.package = SimpleNamespace(operating_points=POSITIVE.package.operating_points, manifest={})
+    assert not [m for m in run(HEAD, poor).measurements if m.name == MIDLINE_SHIFT]
 
 
 @pytest.mark.parametrize(("x", "side"), [(40.0, "7771000"), (-40.0, "24028007")])
