@@ -84,7 +84,7 @@ def find_frame(
 
 def work_offsets() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rows and columns of the work grid relative to the frame's centre [mm]."""
-    rows, columns = ((np.arange(n) - n // 2) * WORK_MM for n in WORK_SIZE)
+    rows, columns = ((np.arange(n, dtype=np.float64) - n // 2) * WORK_MM for n in WORK_SIZE)
     return rows, columns
 
 

@@ -90,6 +90,9 @@ def features(at: NDArray[np.int64], fields: Fields) -> NDArray[np.float32]:
 class LesionNet(nn.Module):
     """Features of lesions to class logits."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(FEATURES))

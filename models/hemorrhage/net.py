@@ -65,9 +65,11 @@ class SliceNet(nn.Module):
         self.out = nn.Conv2d(widths[0], PIXEL_LOGITS, 1)
         self.slice_hidden = nn.Linear(2 * widths[-1] + CLASS_LOGITS - 1, 64)
         self.slice_out = nn.Linear(64, FINDINGS)
+        bias = self.out.bias
+        assert bias is not None  # it was asked for
         with torch.no_grad():  # most pixels are neither blood nor ventricle
-            self.out.bias[0] = 3.0
-            self.out.bias[CLASS_LOGITS + 1] = -3.0
+            bias[0] = 3.0
+            bias[CLASS_LOGITS + 1] = -3.0
 
     def forward(self, x: Tensor) -> Findings:
         """(slice, channel, row, column), rows and columns multiples of 16."""

@@ -150,4 +150,5 @@ def spacings(heights: NDArray[np.floating]) -> NDArray[np.float64]:
     if len(heights) < 2:
         return np.ones(len(heights))
     gaps = np.abs(np.diff(np.asarray(heights, np.float64)))
-    return (np.concatenate((gaps[:1], gaps)) + np.concatenate((gaps, gaps[-1:]))) / 2.0
+    shares: NDArray[np.float64] = (np.concatenate((gaps[:1], gaps)) + np.concatenate((gaps, gaps[-1:]))) / 2.0
+    return shares
