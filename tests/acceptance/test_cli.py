@@ -16,9 +16,9 @@ from tests.conftest import REPOSITORY
 from tests.peers.pacs import Pacs
 
 
-def run(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: str | Path, cwd: Path | None = None, limit_s: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dicomnode", *map(str, words)], capture_output=True, text=True, timeout=120, cwd=cwd,
+        [sys.executable, "-m", "dicomnode", *map(str, words)], capture_output=True, text=True, timeout=limit_s, cwd=cwd,
         check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", "DICOMNODE_CONFIG": ""},
     )  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_send_and_echo_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
-    done = run("demo", "--dir", tmp_path / "demo")
+    done = run("demo", "--dir", tmp_path / "demo", limit_s=400)
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in (
         "rule head CT, denoise: MATCHES", "rule head CT, hemorrhage: MATCHES", "no    Modality: wants CT, saw MR",
