@@ -200,7 +200,7 @@ def table(made: dict[str, Any]) -> list[dict[str, Any]]:
         if name.startswith("real negative: "):
             add("real negative head: false positive [mL]", row["found_ml"], 1.0, least=False)
         if not name.startswith("real negative, "):
-            add(f"flagged at triage: {name}", float(row["flagged"]["triage"]), 0.0, least=False)
+            add(f"flagged at triage by the detector alone: {name}", float(row["flagged"]["triage"]), 0.0, least=False)
     if found := made.get("painted"):
         add("painted: IPH component Dice, median", found["IPH"]["component_dice"], 0.85)
         add("painted: SDH component Dice, median", found["SDH"]["component_dice"], 0.65)

@@ -20,7 +20,9 @@ def number(value: object, digits: int = 2) -> str:
     """A figure for a table; a dash where there is none."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
         return f"{value:.{digits}f}"
     return "–" if value is None else str(value)
 
@@ -34,7 +36,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def bars(found: dict[str, Any]) -> str:
     """Bars of stage 1."""
-    rows = [(r["what"], r["measured"], r["bar"], "met" if r["met"] else "**missed**") for r in found["bars"]]
+    rows = [(r["what"], number(r["measured"], 3), r["bar"], "met" if r["met"] else "**missed**") for r in found["bars"]]
     return "### Against the bars of stage 1\n\n" + table(("what", "measured", "bar", ""), rows)
 
 
@@ -85,7 +87,7 @@ def painted(found: dict[str, Any]) -> str:
         "right type",
         "false mL",
     )
-    first = table(heads, [(name, str(row["cases"]), *(row[k] for k in keys[1:])) for name, row in ours.items()])
+    first = table(heads, [(name, *(row[k] for k in keys)) for name, row in ours.items()])
     others = [{row["name"]: row for row in found.get(key, ())} for key in ("threshold_real", "blastct_real")]
     rows = []
     for name in (row["name"] for row in found.get("blastct_real", ()) if row["truth_ml"]):
@@ -118,7 +120,7 @@ def painted(found: dict[str, Any]) -> str:
 def negatives(found: dict[str, Any]) -> str:
     """Series without blood."""
     rows = [
-        (name, row["found_ml"], str(row["false_components"]), row["score"], row["flagged"]["triage"], row["note"] or "")
+        (name, row["found_ml"], row["false_components"], row["score"], row["flagged"]["triage"], row["note"] or "")
         for name, row in found["summary"]["negatives"].items()
     ]
     threshold, blast = (found["summary"].get(key, {}) for key in ("threshold_real", "blastct_real"))
@@ -144,7 +146,7 @@ def judge(made: dict[str, Any]) -> str:
         f"({made['inside_heads']} heads), "
         f"{number(made['extra_axial_dice'])} for epidural and subdural ({made['extra_axial_heads']}), "
         f"{number(made['subarachnoid_dice'])} for subarachnoid ({made['subarachnoid_heads']}; it has no class for it); "
-        f"on the negatives {', '.join(number(ml) for ml in made['false_ml_negative']) or 'nothing was measured'} mL.\n"
+        f"on negatives {', '.join(f'{ml:.2f} mL' for ml in made['false_ml_negative']) or 'it was not asked'}.\n"
     )
 
 
