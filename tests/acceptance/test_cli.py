@@ -113,7 +113,7 @@ def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
     done = run("demo", "--dir", tmp_path / "demo", limit_s=400)
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in (
-        "rule head CT, denoise: MATCHES", "rule head CT, hemorrhage: MATCHES", "no    Modality: wants CT, saw MR",
+        "rule head CT, denoise: MATCHES", "rule head CT, hemorrhage: MATCHES", "no   Modality: wants CT, saw MR",
         "Intracranial hemorrhage: present", "Intracranial hemorrhage: absent", "AI hemorrhage, RUO", "AI denoised, RUO",
         "AI marks", "AI summary, RUO", "AI key images, RUO",
     ):  # fmt: skip
