@@ -71,7 +71,7 @@ def save(states: dict[str, dict[str, torch.Tensor]], described: dict[str, Any], 
     save_file(tensors, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     manifest = STATEMENT | {"files": {WEIGHTS: {"sha256": digest}}} | described
-    manifest |= {"metrics": {"training": "training.json", "card": "CARD.md"}}
+    manifest |= {"metrics": {"training": "training.json", "evaluation": "evaluation.json"}}
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, width=110))
 
 
