@@ -174,8 +174,9 @@ def _patient(who: Identity) -> dict[int, str]:
 
 
 def _authority(issuer: str) -> str:
-    """HD of an issuer: a namespace where it is short enough to be one, else a local identifier."""
-    return _text(issuer) if len(issuer) <= _MAX_NAMESPACE else f"&{_text(issuer)}&L"
+    """HD of an issuer: a namespace where it is short enough to be one, escapes counted, else a local identifier."""
+    text = _text(issuer)
+    return text if len(text) <= _MAX_NAMESPACE else f"&{text}&L"
 
 
 def _time(value: str) -> str:

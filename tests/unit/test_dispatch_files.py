@@ -7,6 +7,7 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicomnode.dispatch import files
+from dicomnode.dispatch.convert import UNICODE, converted
 from dicomnode.errors import DispatchError
 from tests.factories import ct_series
 
@@ -34,8 +35,7 @@ def test_a_large_body_is_mapped_and_the_same(tmp_path):
 
 
 def test_conversion_keeps_every_value(path, tmp_path):
-    found = files.read(path)
-    raw = bytes(found.converted(ImplicitVRLittleEndian))
+    raw = bytes(converted(path, ImplicitVRLittleEndian, UNICODE))
     again = tmp_path / "again.dcm"
     original = dcmread(path)
     original.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -50,7 +50,7 @@ def test_a_deflated_file_can_be_converted(tmp_path):
     dataset.save_as(path, enforce_file_format=True)
     plain = tmp_path / "plain.dcm"
     ct_series(n=1)[0].save_as(plain, enforce_file_format=True)
-    assert bytes(files.read(path).converted(ExplicitVRLittleEndian)) == bytes(files.read(plain).body())
+    assert bytes(converted(path, ExplicitVRLittleEndian, UNICODE)) == bytes(files.read(plain).body())
 
 
 def test_a_head_without_group_length_is_read_all_the_same(path, tmp_path):

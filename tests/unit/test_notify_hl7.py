@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom.sr.codedict import codes
 
@@ -77,6 +77,7 @@ def test_long_meanings_are_cut_and_long_names_kept():
 
 
 @settings(max_examples=40, deadline=None)
+@example(patient_id="0", name="", issuer="000000000000000000|")  # longer than a namespace once escaped
 @given(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=64).filter(
         lambda text: any(one.isprintable() and one != " " for one in text)
