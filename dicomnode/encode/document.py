@@ -38,6 +38,7 @@ from dicomnode.encode.envelope import envelop
 from dicomnode.encode.identity import EncodeContext, require_identity
 from dicomnode.encode.order import referenced_requests
 from dicomnode.encode.source import Source
+from dicomnode.encode.stand_ins import cited
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Result
 
@@ -98,7 +99,7 @@ def report(
     qualitative.ContentSequence = ContentSequence(evaluations)
     root.append(qualitative)
     ds = Comprehensive3DSR(
-        evidence=[_stand_in(header) for header in (*source.headers, *segs)],
+        evidence=[cited(header) for header in (*source.headers, *segs)],
         content=tree,
         series_instance_uid=context.series_uid(role),
         series_number=series_number,
@@ -169,18 +170,6 @@ def _image_library(source: Source) -> ContainerContentItem:
     library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=RelationshipTypeValues.CONTAINS)
     library.ContentSequence = ContentSequence([group])
     return library
-
-
-def _stand_in(header: Dataset) -> Dataset:
-    """What highdicom needs to refer to an instance; `envelop` writes patient and study."""
-    item = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(item, keyword, str(header[keyword].value))
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(item, keyword, None)
-    for keyword in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
-        setattr(item, keyword, None)
-    return item
 
 
 def _predecessors(replaces: Sequence[Document]) -> list[Dataset]:

@@ -17,6 +17,7 @@ from dicomnode.encode.envelope import envelop
 from dicomnode.encode.identity import EncodeContext, require_identity
 from dicomnode.encode.order import referenced_requests
 from dicomnode.encode.source import Source
+from dicomnode.encode.stand_ins import cited
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Result
 
@@ -25,17 +26,6 @@ OF_INTEREST: Final = Code("113000", "DCM", "Of Interest")
 #: Part of the identity of the object.
 ROLE: Final = "key-images"
 _LABEL: Final = "AI key images"
-#: What highdicom asks of evidence; the envelope sets patient and study.
-_IDENTITY: Final = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
 
 
 def encode_key_images(
@@ -61,7 +51,7 @@ def encode_key_images(
     for ds in objects:
         if ds.StudyInstanceUID != first.StudyInstanceUID:
             raise EncodingError(f"{ds.SOPInstanceUID} is of another study than {first.SOPInstanceUID}: no key object")
-    selected = [_evidence(source.headers[index]) for index in frames] + [_evidence(ds) for ds in objects]
+    selected = [cited(source.headers[index]) for index in frames] + [cited(ds) for ds in objects]
     content = KeyObjectSelection(
         document_title=OF_INTEREST,
         referenced_objects=selected,
@@ -96,18 +86,6 @@ def _frames(source: Source, result: Result) -> dict[int, list[int]]:
         if plane.frame and plane.frame not in numbers:
             numbers.append(plane.frame)
     return frames
-
-
-def _evidence(header: Dataset) -> Dataset:
-    ds = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(ds, keyword, str(header[keyword].value))
-    for keyword in _IDENTITY:
-        setattr(ds, keyword, None)
-    for keyword in ("Rows", "Columns"):  # tells highdicom images from other objects
-        if keyword in header:
-            ds[keyword] = header[keyword]
-    return ds
 
 
 def _observer(context: EncodeContext) -> ObserverContext:

@@ -40,6 +40,19 @@ _IDENTITY: Final = (
 )
 
 
+def cited(header: Dataset) -> Dataset:
+    """What highdicom needs to refer to an instance; the envelope writes patient and study."""
+    ds = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(ds, keyword, str(header[keyword].value))
+    for keyword in _IDENTITY:
+        setattr(ds, keyword, None)
+    for keyword in ("Rows", "Columns"):  # tells highdicom images from other objects
+        if keyword in header:
+            ds[keyword] = header[keyword]
+    return ds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandIns:
     """Headers for highdicom, and what each of them stands in for."""
