@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what the node needs (python) or what its tests talk to (peers), each by name from its own registry.
 #   install.sh python PYTHON VENV   the environment in VENV, with the development tools
-#   install.sh peers                Debian packages: DCMTK, Orthanc, dicom3tools, PixelMed with a Java runtime
+#   install.sh peers                Debian packages: DCMTK, Orthanc, dicom3tools, PixelMed with a Java runtime, BART, MRD tools
 # Exit 3: something is left to you. Safe to run again. Debian packages need root; without root, or elsewhere than Debian, they are left to you.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,7 +34,7 @@ case ${1:-} in
     "$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
     ;;
   peers)
-    apt_install dcmtk orthanc dicom3tools libpixelmed-java libbsh-java default-jre-headless
+    apt_install dcmtk orthanc dicom3tools libpixelmed-java libbsh-java default-jre-headless bart ismrmrd-tools
     # Debian starts its Orthanc as a service; the tests start their own.
     if [[ -d /run/systemd/system ]]; then systemctl disable --now orthanc > /dev/null 2>&1 || true; fi
     ;;

@@ -18,7 +18,7 @@ A pipeline sees numbers with geometry and units; never DICOM, files, sockets or 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +32,7 @@ from pydicom.sr.coding import Code
 
 from dicomnode.errors import Unsuitable
 from dicomnode.inputs import Attribute, CineSeries, Geometry, ImageSeries
+from dicomnode.kspace import KSpace, KSpaceHeader, Readout
 
 __all__ = [
     "END_DIASTOLE",
@@ -47,15 +48,22 @@ __all__ = [
     "Geometry",
     "Image",
     "ImageSeries",
+    "KSpace",
+    "KSpaceHeader",
     "KeyPlane",
     "Measurement",
     "Pipeline",
     "Presence",
+    "Readout",
+    "ReconstructedPlane",
+    "Reconstruction",
     "Result",
     "Runtime",
     "Segment",
     "Segmentation",
     "Site",
+    "Stream",
+    "StreamingPipeline",
     "TimePoint",
     "Unsuitable",
     "Urgency",
@@ -111,6 +119,51 @@ class Image:
     description: str
     #: DerivationCodeSequence item, CID 7203.
     code: Code
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReconstructedPlane:
+    """One plane computed from k-space."""
+
+    #: float32 (row, column), in the units of the reconstruction.
+    array: NDArray[np.float32]
+    #: ImagePositionPatient: centre of the first voxel, float64 (3,), LPS [mm].
+    position: NDArray[np.float64]
+    #: ImageOrientationPatient: float64 (6,), direction of a row then of a column, LPS.
+    orientation: NDArray[np.float64]
+    #: Counters of the measurement that it belongs to.
+    slice: int = 0
+    contrast: int = 0
+    phase: int = 0
+    repetition: int = 0
+    set: int = 0
+    #: Time after the R wave [ms]; None: not known.
+    trigger_time: float | None = None
+    #: What differs from the rest of its series, for the reader: "incomplete k-space: 96 of 128 lines".
+    remark: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstruction:
+    """Planes of one image series computed from k-space, all of one size."""
+
+    planes: tuple[ReconstructedPlane, ...]
+    #: Distance between rows, distance between columns [mm].
+    pixel_spacing: tuple[float, float]
+    #: SliceThickness [mm].
+    thickness: float
+    #: Part of the identity of the objects (deterministic UIDs), for example ``magnitude``.
+    role: str
+    #: Suffix of SeriesDescription, for example ``CG-SENSE`` (the node appends ``, RUO``).
+    label: str
+    #: DerivationDescription: the method, its settings, and why an earlier choice was not taken.
+    description: str
+    #: True if a trained network shaped the pixels: such images are DERIVED, and say so.
+    learned: bool
+    #: Stored value = array * scale: one factor for the whole series, fixed before its first plane is given out.
+    scale: float
+    #: Value 3 of ImageType: M(agnitude), P(hase), R(eal), I(maginary).
+    component: str = "M"
 
 
 class Presence(StrEnum):
@@ -257,6 +310,8 @@ class Result:
     """What one run found or made. The node writes the DICOM objects and refuses what breaks this contract."""
 
     images: tuple[Image, ...] = ()
+    #: Series computed from `KSpace`; from other inputs there are none.
+    reconstructions: tuple[Reconstruction, ...] = ()
     segmentations: tuple[Segmentation, ...] = ()
     findings: tuple[Finding, ...] = ()
     measurements: tuple[Measurement, ...] = ()
@@ -281,7 +336,7 @@ class NoOptions:
     """The options of a pipeline that has none."""
 
 
-Input = TypeVar("Input", bound=ImageSeries | CineSeries)
+Input = TypeVar("Input", bound=ImageSeries | CineSeries | KSpace)
 
 
 class Pipeline(abc.ABC, Generic[Input]):
@@ -301,12 +356,12 @@ class Pipeline(abc.ABC, Generic[Input]):
     #: True if ``run`` can work on a series of which instances are known to be missing.
     accepts_incomplete: ClassVar[bool] = False
     #: What ``run`` is given; read off the brackets.
-    input_type: ClassVar[type[ImageSeries | CineSeries]] = ImageSeries
+    input_type: ClassVar[type[ImageSeries | CineSeries | KSpace]] = ImageSeries
 
     def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 - handed on to the next class
         super().__init_subclass__(**arguments)
         for base in cls.__dict__.get("__orig_bases__", ()):
-            if get_origin(base) is Pipeline and get_args(base)[0] in (ImageSeries, CineSeries):
+            if get_origin(base) is Pipeline and get_args(base)[0] in (ImageSeries, CineSeries, KSpace):
                 cls.input_type = get_args(base)[0]
 
     def __init__(self, options: Any = None) -> None:  # noqa: ANN401 - the author's own Options class
@@ -319,3 +374,41 @@ class Pipeline(abc.ABC, Generic[Input]):
     @abc.abstractmethod
     def run(self, series: Input) -> Result:
         """Compute the result of one series."""
+
+
+class Stream(abc.ABC):
+    """One measurement being reconstructed while it is acquired."""
+
+    @abc.abstractmethod
+    def add(self, readout: Readout) -> Sequence[Reconstruction]:
+        """Take the next readout; returns the planes that are ready because of it (usually none)."""
+
+    @abc.abstractmethod
+    def finish(self, *, incomplete: bool = False) -> Sequence[Reconstruction]:
+        """No more readouts come; returns the planes not given out yet. ``incomplete``: the end was not the scanner's.
+
+        Raises
+        ------
+        Unsuitable
+            Nothing can be reconstructed from what came, with the reason.
+        """
+
+    @abc.abstractmethod
+    def result(self) -> Result:
+        """Everything, after ``finish``: the same pixels that were given out plane by plane."""
+
+
+class StreamingPipeline(Pipeline[KSpace]):
+    """A pipeline for k-space that works line by line: the same for a file as for a live scanner."""
+
+    @abc.abstractmethod
+    def begin(self, header: KSpaceHeader) -> Stream:
+        """Start on a measurement; raises `Unsuitable` if the header alone rules it out."""
+
+    def run(self, series: KSpace) -> Result:
+        """Reconstruct a whole measurement."""
+        stream = self.begin(series.header)
+        for readout in series.readouts:
+            stream.add(readout)
+        stream.finish(incomplete=series.incomplete)
+        return stream.result()
