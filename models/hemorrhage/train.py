@@ -33,16 +33,16 @@ class Config:
     """What a training run is."""
 
     #: Optimiser steps, and slices in each.
-    steps: int = 1400
+    steps: int = 9000
     slices: int = 8
     #: Simulated heads to train on and to calibrate on; each gives four scans.
-    heads: int = 48
-    calibration_heads: int = 8
+    heads: int = 200
+    calibration_heads: int = 20
     #: Peak learning rate of AdamW; one cosine after a warm-up.
     rate: float = 2e-3
-    warm_up: int = 60
+    warm_up: int = 150
     #: Decay of the averaged weights, which are the ones shipped.
-    average: float = 0.99
+    average: float = 0.998
     #: Arguments of the networks.
     widths: tuple[int, ...] = (16, 32, 64, 96, 128)
     depth: int = 2
@@ -60,8 +60,6 @@ class Config:
 
 CONFIGS: Final = {
     "s": Config(),
-    # what the s network should have had; under three hours on two free cores, and not run yet
-    "s-long": Config(steps=12_000, heads=400, calibration_heads=40, average=0.998, warm_up=200),
     "m": Config(steps=30_000, slices=24, heads=2000, widths=(24, 48, 96, 144, 192), average=0.9995),
     "l": Config(steps=60_000, slices=32, heads=5000, widths=(48, 96, 192, 320, 512), average=0.9995, rate=8e-4),
 }
