@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from enum import IntEnum
 from typing import Final
 
 from pydicom.uid import (
@@ -24,6 +25,39 @@ IMPLEMENTATION_CLASS_UID: Final = UID("2.25.197420561127340906716204925360170413
 IMPLEMENTATION_VERSION_NAME: Final = f"DICOMNODE_{__version__}"[:16]
 #: Manufacturer (0008,0070) of every object this node writes; the loop guard looks for it.
 MANUFACTURER: Final = "dicomnode"
+
+#: Raw Data Storage: the carrier of raw k-space with patient and study.
+RAW_DATA_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66"
+#: CreatorVersionUID (0008,9123) of the raw data objects this software makes: says how to read their private block.
+RAW_CREATOR_VERSION_UID: Final = UID("2.25.85942992355558796126285681669115389432")
+#: Private block of those objects: group, creator, and the elements of it (annex "Private dictionary" of CONFORMANCE).
+RAW_GROUP: Final = 0x0071
+RAW_CREATOR: Final = "DICOMNODE MRD 1"
+RAW_MIME_TYPE: Final = "application/x-ismrmrd+hdf5"
+
+
+class RawElement(IntEnum):
+    """Elements of the private block: last byte of the element number."""
+
+    #: LO: `RAW_MIME_TYPE`.
+    MIME_TYPE = 0x01
+    #: LO: bytes of the whole file, decimal (UL ends at 4 GiB, and validators crash on UV).
+    LENGTH = 0x02
+    #: LO: SHA-256 of the whole file, hexadecimal.
+    SHA256 = 0x03
+    #: UL: number of this part, counted from 1.
+    PART = 0x04
+    #: UL: how many parts there are.
+    PARTS = 0x05
+    #: UL: bytes of this part, without the one that makes the payload even.
+    PART_LENGTH = 0x06
+    #: LO: SHA-256 of this part, hexadecimal.
+    PART_SHA256 = 0x07
+    #: LO: COMPLETE, or INCOMPLETE where the scanner's stream ended before it said that it was complete.
+    STATE = 0x08
+    #: OB: the part's bytes.
+    PAYLOAD = 0x10
+
 
 #: Name space of derived UIDs. Changing it gives every future result another identity.
 _UID_NAMESPACE: Final = uuid.UUID("94853a2e-0e5b-5d53-a2a2-9f0a5f2d4a51")

@@ -16,6 +16,7 @@ NodeError
 │   ├── UnequalPhases            some planes of a cine have other phases than the rest
 │   ├── UnsupportedSOPClass      not an image class this node can read
 │   ├── UndecodablePixels        the pixel data does not decode
+│   ├── UnreadableRawData        raw k-space is damaged, or parts of it are missing
 │   └── UndecodableText          the patient's identity is in no known character set
 ├── PipelineError
 │   ├── Unsuitable               said by the pipeline's author: an outcome, not a fault
@@ -124,6 +125,10 @@ class UnsupportedSOPClass(SeriesError):
 
 class UndecodablePixels(SeriesError):
     """The pixel data does not decode."""
+
+
+class UnreadableRawData(SeriesError):
+    """Raw k-space is damaged, is not what it says, or parts of it are missing: send or export it again."""
 
 
 class UndecodableText(SeriesError):

@@ -17,7 +17,7 @@ from dicomnode.encode.identity import EncodeContext, file_meta, sign
 from dicomnode.encode.source import Source
 
 #: Patient and study, as the source has them (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2).
-_PATIENT_AND_STUDY: Final = (
+PATIENT_AND_STUDY: Final = (
     "PatientName",
     "PatientID",
     "IssuerOfPatientID",
@@ -44,7 +44,7 @@ _PATIENT_AND_STUDY: Final = (
     "InstitutionName",
 )
 #: Type 2 among them: present and empty where the source has none.
-_TYPE_2: Final = (
+TYPE_2: Final = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -84,9 +84,9 @@ def envelop(
     header = source.headers[0]
     copied = Copier().copy(header)
     # highdicom names itself here with the time of the call: equal jobs would not give equal bytes.
-    for keyword in (*_PATIENT_AND_STUDY, *(_SERIES if image else ()), "ContributingEquipmentSequence"):
+    for keyword in (*PATIENT_AND_STUDY, *(_SERIES if image else ()), "ContributingEquipmentSequence"):
         _replace(ds, copied, keyword)
-    for keyword in _TYPE_2:
+    for keyword in TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, None)
     if ds.get("PatientIdentityRemoved") == "YES" and not (
