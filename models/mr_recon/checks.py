@@ -94,7 +94,7 @@ def judge(image: Tensor, reference: Tensor, operator: Sense, y: Tensor, noise: f
 def noise_map(operator: Sense, noise: float) -> Tensor:
     """(row, column) standard deviation of CG-SENSE's noise, from pseudo-replicas averaged over 9 by 9 pixels."""
     generator = torch.Generator().manual_seed(0)
-    shape = (REPLICAS, *torch.broadcast_shapes(operator.maps.shape, operator.mask.shape))
+    shape = (REPLICAS, *operator.maps.shape[:-2], *operator.mask.shape[-2:])
     drawn = torch.randn(shape, dtype=torch.complex64, generator=generator).to(operator.maps.device)
     right = operator.adjoint((operator.mask > 0) * drawn * noise)
     power = conjugate_gradient(operator.normal, right, iterations=ITERATIONS).abs().square().mean(0)

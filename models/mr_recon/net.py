@@ -63,7 +63,8 @@ class UNet(nn.Module):
         kept.pop()
         for level in self.up:
             x = level(torch.cat((functional.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()), 1))
-        return self.last(x)[..., :rows, :columns]
+        added: Tensor = self.last(x)
+        return added[..., :rows, :columns]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,295 @@
+"""Train the learned reconstruction: ``python -m models.mr_recon.train [--data DIR] [--config cpu|gpu]``.
+
+One command does all of it: it draws procedural hearts and phantoms, reads patients where ``--data`` names a folder of
+them (see ``models.cardiac.scd``; without it training is on simulation alone, and the log says which it was), trains,
+and writes weights, log and manifest beside this file (``--out``). Every step is seeded by its number, so a run that
+was stopped goes on as if it had not been; images and checkpoint lie in ``--work``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.cardiac import scd
+from models.mr_recon import data, masks
+from models.mr_recon.bundle import save
+from models.mr_recon.net import Shape, Unrolled
+from models.mr_recon.simulate import Measurement, measure
+from models.mr_recon.solvers import conjugate_gradient
+
+#: Patients that nothing may be trained on: they are what the model is tested with.
+TEST_PATIENTS: Final = frozenset({"SCD0000501"})
+#: Slices of the first patient's stack that training leaves out, to be watched.
+WATCHED_SLICES: Final = (5, 6)
+VALIDATE_EVERY: Final = 250
+CHECKPOINT_EVERY: Final = 50
+#: Columns: a slab is the least; more of them change nothing, the network's view is narrower than two slabs.
+COLUMNS: Final = (data.SLAB, 512)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a training run is."""
+
+    steps: int = 2600
+    #: Measurements of each step with one coil and with several, and slabs of each.
+    single: int = 2
+    multiple: int = 2
+    per_image: int = 1
+    #: Peak learning rate of Adam; one cosine after a warm-up.
+    rate: float = 2e-3
+    warm_up: int = 50
+    clip: float = 1.0
+    #: Decay of the averaged weights, which are the ones shipped.
+    average: float = 0.995
+    hearts: int = 240
+    seed: int = 0
+    shape: Shape = field(default_factory=lambda: Shape(width=16))
+    ranges: masks.Ranges = field(default_factory=masks.Ranges)
+    coils: tuple[int, int] = (2, 20)
+
+    @property
+    def drawing(self) -> data.Drawing:
+        """What batches are drawn from."""
+        return data.Drawing(ranges=self.ranges, coils=self.coils)
+
+    @property
+    def domain(self) -> dict[str, Any]:
+        """The trained-domain record."""
+        ranges, drawing = self.ranges, self.drawing
+        return {
+            "acceleration": {"uniform": list(ranges.uniform), "variable": list(ranges.variable)},
+            "calibration": {
+                "uniform": list(ranges.uniform_calibration),
+                "variable": list(ranges.variable_calibration),
+            },
+            "coils": [1, drawing.coils[1]],
+            "rows": [min(drawing.rows), max(drawing.rows)],
+            "columns": list(COLUMNS),
+            # a few were drawn, to make the network steady; none was measured, so they are refused
+            "partial_fourier": False,
+        }
+
+
+CONFIGS: Final = {
+    # three quarters of an hour on one free core
+    "cpu": Config(),
+    # not run yet: no such device was at hand
+    "gpu": Config(
+        steps=30_000,
+        single=6,
+        multiple=6,
+        per_image=2,
+        average=0.999,
+        hearts=2000,
+        shape=Shape(blocks=10, width=32, levels=4),
+    ),
+}
+
+
+def loss_of(image: Tensor, slabs: data.Slabs) -> Tensor:
+    """Mean absolute error of the complex image and of its magnitude, over the 99th percentile of the reference."""
+    size = slabs.scale[:, None, None]
+    error = (image - slabs.reference) / size
+    return error.abs().mean() + ((image.abs() - slabs.reference.abs()) / size).abs().mean()
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Of magnitudes, after one least-squares scale; the peak is the reference's."""
+    a, b = image.abs().double(), reference.abs().double()
+    a = a * ((a * b).sum() / (a * a).sum())
+    return float(20 * torch.log10(b.max()) - 10 * torch.log10(((a - b) ** 2).mean()))
+
+
+class Trainer:
+    """Network, averaged network and optimiser, with one checkpoint file."""
+
+    def __init__(self, config: Config, work: Path, device: torch.device, pool: data.Pool) -> None:
+        self.config, self.device, self.pool = config, device, pool
+        self.checkpoint = work / "checkpoint.pt"
+        torch.manual_seed(config.seed)
+        self.net = Unrolled(config.shape).to(device)
+        self.average = Unrolled(config.shape).to(device)
+        self.average.load_state_dict(self.net.state_dict())
+        self.average.requires_grad_(requires_grad=False)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.rate)
+        self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
+        if self.checkpoint.exists():
+            self._restore()
+
+    def _restore(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["config"] != json.dumps(asdict(self.config)):
+            raise SystemExit(f"{self.checkpoint} belongs to another configuration; remove it or use another --work")
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+    def keep(self) -> None:
+        """Write the checkpoint so that a kill at any moment leaves the old or the new one whole."""
+        state: dict[str, Any] = {"net": self.net.state_dict(), "average": self.average.state_dict()}
+        state |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "seconds": self.seconds}
+        state |= {"history": self.history, "config": json.dumps(asdict(self.config))}
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, self.checkpoint.with_suffix(".new"))
+        self.checkpoint.with_suffix(".new").replace(self.checkpoint)
+
+    def _rate(self) -> float:
+        if self.step < self.config.warm_up:
+            return self.config.rate * (self.step + 1) / self.config.warm_up
+        phase = (self.step - self.config.warm_up) / max(1, self.config.steps - self.config.warm_up)
+        return self.config.rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
+
+    def advance(self) -> dict[str, float]:
+        """One optimiser step: one batch with a single coil, one with several; returns their losses."""
+        config, losses = self.config, {}
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        for single, images in ((True, config.single), (False, config.multiple)):
+            rng = np.random.default_rng([config.seed, 3, self.step, single])
+            slabs = data.draw_slabs(
+                self.pool, rng, config.drawing, single=single, images=images, per_image=config.per_image
+            ).to(self.device)
+            loss = loss_of(self.net(slabs.normal, slabs.right), slabs)
+            loss.backward()
+            losses["single" if single else "multiple"] = float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+        self.optimiser.step()
+        decay = min(config.average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                kept.lerp_(new, 1.0 - decay)
+        self.step += 1
+        return losses
+
+    @torch.no_grad()
+    def validate(self, held_out: dict[str, list[Measurement]]) -> dict[str, float]:
+        """PSNR [dB] of zero-filling, CG-SENSE and the averaged network by kind of measurement."""
+        record: dict[str, float] = {}
+        for name, measurements in held_out.items():
+            found: dict[str, list[float]] = {"zero": [], "cg": [], "ours": []}
+            for one in measurements:
+                slabs = data.slabs_of([one], None).to(self.device)
+                images = {"zero": slabs.right, "cg": conjugate_gradient(slabs.normal, slabs.right, iterations=10)}
+                images["ours"] = self.average(slabs.normal, slabs.right)
+                for method, image in images.items():
+                    found[method].append(psnr(image[0], slabs.reference[0]))
+            record |= {f"{name} {method}": round(float(np.mean(values)), 2) for method, values in found.items()}
+        return record
+
+
+def watched(images: list[data.Image]) -> dict[str, list[Measurement]]:
+    """Frozen measurements of images that training does not see, two of each kind."""
+    kinds = {
+        "1 coil variable 4": (1, 4.0),
+        "8 coils variable 4": (8, 4.0),
+        "8 coils variable 8": (8, 8.0),
+        "8 coils uniform 4": (8, 0.0),
+    }
+    found: dict[str, list[Measurement]] = {}
+    for name, (coils, net) in kinds.items():
+        found[name] = []
+        for k, image in enumerate(images[:2]):
+            rng, rows = np.random.default_rng([999, k]), image.shape[0]
+            width = round(rows / net * 0.4) if net else 16
+            lines = masks.variable(rows, net, width, rng) if net else masks.uniform(rows, 4, 16, k)
+            found[name].append(measure(rng, image, coils, lines, snr=40.0, method="low-resolution"))
+    return found
+
+
+def gather(folder: Path | None, work: Path, config: Config) -> tuple[data.Pool, list[data.Image], str]:
+    """The pool, images to watch, and what the training data were, in words."""
+    procedural = data.hearts(work / "hearts.npz", config.hearts, config.seed)
+    words = f"{len(procedural)} procedurally generated hearts, random ellipses and polygons"
+    if folder is None:
+        watch = [data.draw_heart_image(np.random.default_rng([config.seed, 12, k])) for k in range(2)]
+        return data.Pool([], procedural), watch, words + "; no patient image"
+    folders = [one for one in scd.patients(folder) if one.name not in TEST_PATIENTS]
+    frames: list[data.Image] = []
+    watch = []
+    for k, one in enumerate(folders):
+        for number, phases in enumerate(data.scd_frames(one)):
+            if k == 0 and number in WATCHED_SLICES:
+                watch.append(phases[0])
+            else:
+                frames += phases
+        frames += data.scd_scouts(one)
+    words += f"; {len(frames)} magnitude images of {', '.join(one.name for one in folders)} (Sunnybrook, CC0)"
+    return data.Pool(frames, procedural), watch, words
+
+
+def train(config: Config, folder: Path | None, work: Path, out: Path, device: torch.device, limit_s: float) -> None:
+    """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
+    begun = time.monotonic()
+    pool, watch, words = gather(folder, work, config)
+    print(f"training data: {words}", flush=True)
+    held_out, trainer = watched(watch), Trainer(config, work, device, pool)
+    mark, running = time.monotonic(), {}  # type: float, dict[str, float]
+    while trainer.step < config.steps and time.monotonic() - begun < limit_s:
+        losses = trainer.advance()
+        running = {name: running.get(name, value) * 0.98 + value * 0.02 for name, value in losses.items()}
+        now = time.monotonic()
+        trainer.seconds, mark = trainer.seconds + now - mark, now
+        if trainer.step % 25 == 0:
+            left = (config.steps - trainer.step) * trainer.seconds / trainer.step
+            text = " ".join(f"{name} {value:.4f}" for name, value in running.items())
+            print(f"step {trainer.step}/{config.steps} {text} | {left / 60:.0f} min left", flush=True)
+        if trainer.step % VALIDATE_EVERY == 0 or trainer.step in (100, config.steps):
+            record = {"step": trainer.step, "seconds": round(trainer.seconds)} | trainer.validate(held_out)
+            trainer.history.append(record)
+            print("held out: " + json.dumps(record), flush=True)
+        if trainer.step % CHECKPOINT_EVERY == 0:
+            trainer.keep()
+    trainer.keep()
+    finish(trainer, words, out)
+
+
+def finish(trainer: Trainer, words: str, out: Path) -> None:
+    """Write weights, log and manifest; a run that is not at its end says so in the log."""
+    log = {
+        "command": "python -m models.mr_recon.train",
+        "config": asdict(trainer.config),
+        "steps": trainer.step,
+        "finished": trainer.step >= trainer.config.steps,
+        "training_seconds": round(trainer.seconds),
+        "training_data": words,
+        "device": trainer.device.type,
+        "torch": torch.__version__,
+        "held_out": trainer.history,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+    save(trainer.average, out, trainer.config.domain, words)
+    print(f"wrote {out / 'weights.safetensors'}")
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=sorted(CONFIGS), default="cpu")
+    parser.add_argument("--data", type=Path, help="folder of patients; without it simulation alone")
+    parser.add_argument("--work", type=Path, default=Path("build/mr_recon"), help="checkpoint and drawn images")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="weights, log and manifest")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=float("inf"), help="stop after this many seconds, resumable")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config, device = CONFIGS[options.config], torch.device(options.device)
+    train(config, options.data, options.work, options.out, device, options.limit)
+
+
+if __name__ == "__main__":
+    main()
