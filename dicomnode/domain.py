@@ -24,16 +24,20 @@ class SeriesState(StrEnum):
 class JobState(StrEnum):
     """Where a job stands.
 
-    In UPS terms (PS3.4 CC.1.1): queued = SCHEDULED, running = IN PROGRESS, stored and closed = COMPLETED, the rest
-    CANCELED.
+    In UPS terms (PS3.4 CC.1.1): queued = SCHEDULED, running = IN PROGRESS, stored, held and closed = COMPLETED, the
+    rest CANCELED.
     """
 
     QUEUED = "queued"
     RUNNING = "running"
     STORED = "stored"
+    #: Its objects are stored, and a person must look before any of them is sent.
+    HELD = "held"
     CLOSED = "closed"
     DEAD = "dead"
     CANCELLED = "cancelled"
+    #: A person looked, and none of its objects is ever sent.
+    REJECTED = "rejected"
     SUPERSEDED = "superseded"
     UNSUITABLE = "unsuitable"
 
@@ -41,6 +45,8 @@ class JobState(StrEnum):
 class DeliveryState(StrEnum):
     """Where one object stands on its way to one destination."""
 
+    #: Its job is held for review.
+    HELD = "held"
     PENDING = "pending"
     SENDING = "sending"
     SENT = "sent"
@@ -68,6 +74,7 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
         {
             JobState.QUEUED,
             JobState.STORED,
+            JobState.HELD,
             JobState.CLOSED,
             JobState.DEAD,
             JobState.CANCELLED,
@@ -76,13 +83,16 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
         }
     ),
     JobState.STORED: frozenset({JobState.CLOSED, JobState.SUPERSEDED}),
+    JobState.HELD: frozenset({JobState.STORED, JobState.CLOSED, JobState.REJECTED, JobState.SUPERSEDED}),
     JobState.CLOSED: frozenset({JobState.SUPERSEDED}),
     JobState.DEAD: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
+    JobState.REJECTED: frozenset(),  # its objects exist under their UIDs: it never runs again, and nothing is sent
     JobState.SUPERSEDED: frozenset(),
     JobState.UNSUITABLE: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
 }
 DELIVERY_MOVES: Final[Mapping[DeliveryState, frozenset[DeliveryState]]] = {
+    DeliveryState.HELD: frozenset({DeliveryState.PENDING, DeliveryState.CANCELLED}),
     DeliveryState.PENDING: frozenset({DeliveryState.SENDING, DeliveryState.CANCELLED, DeliveryState.DEAD}),
     DeliveryState.SENDING: frozenset(
         {

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _DECIDED = (SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED)
 #: How long it is remembered who connected: longer than any series stays open.
 _ASSOCIATIONS = timedelta(days=30)
-_ENDED = (JobState.CLOSED, JobState.CANCELLED, JobState.SUPERSEDED, JobState.UNSUITABLE)
+_ENDED = (JobState.CLOSED, JobState.CANCELLED, JobState.REJECTED, JobState.SUPERSEDED, JobState.UNSUITABLE)
 
 
 def _now() -> datetime:
@@ -83,7 +83,7 @@ class Housekeeper:
             logger.warning("Disk fills up", extra={"action": "disk_low", "free_mb": round(free_mb)})
 
     def retain(self) -> None:
-        """Delete files past their retention time. Undelivered, running and dead work keeps its files."""
+        """Delete files past their retention time. Undelivered, running, held and dead work keeps its files."""
         now = self.clock()
         images = self._images(now - timedelta(days=self.config.retention.images_days))
         results = self._results(now - timedelta(days=self.config.retention.results_days))

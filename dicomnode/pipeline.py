@@ -324,6 +324,8 @@ class Result:
     quality: Mapping[str, float] = field(default_factory=dict)
     #: Sentences for the job's record (a lowered strength and why, a skipped slice).
     notes: tuple[str, ...] = ()
+    #: Why a person must look before anything of this is sent, in words for that person; empty: it is sent at once.
+    hold: str = ""
 
     @property
     def reported(self) -> bool:

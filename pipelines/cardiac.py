@@ -7,6 +7,7 @@ closed ring of myocardium in three slices in a row, and a cavity that contracts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -64,6 +65,16 @@ REMARKS: Final = (
 class CardiacCine(dn.Pipeline[dn.CineSeries]):
     algorithm = dn.Algorithm(name="cardiac-cine", version="0.1.0", weights="models/cardiac")
 
+    @dataclass(frozen=True)
+    class Options:
+        #: Width of the 95 % interval of LV EF [points] above which a person must look first (ml-mr 2.6). The weights
+        #: that are shipped are known to no better than 18 points: with them every result is held.
+        hold_ef_points: float = study.WIDEST_EF
+        #: Whether a person must look first where the masks break a rule of anatomy that could not be corrected.
+        hold_violations: bool = True
+
+    options: Options
+
     def setup(self, runtime: dn.Runtime) -> None:
         device = torch.device(runtime.device)
         if device.type == "cpu":
@@ -81,7 +92,17 @@ class CardiacCine(dn.Pipeline[dn.CineSeries]):
             found = study.judge(seen, series.slice_positions)
         except cycle.UnsuitableStackError as reason:
             raise dn.Unsuitable(str(reason)) from reason
-        return report(series, found)
+        return replace(report(series, found), hold=why_held(found, self.options))
+
+
+def why_held(found: study.Study, options: CardiacCine.Options) -> str:
+    """Why a person must look before this is sent; empty: nobody must."""
+    low, high = found.intervals["lv_ef"]
+    reasons = list(found.violations) if options.hold_violations else []
+    if found.ef_points > options.hold_ef_points:
+        text = f"LV EF {found.function.lv_ef:.0f} % has the interval {low:.0f} to {high:.0f} %"
+        reasons.insert(0, f"{text}, wider than {options.hold_ef_points:g} points")
+    return "; ".join(reasons)
 
 
 def require_cine(series: dn.CineSeries) -> None:
@@ -129,7 +150,7 @@ def report(series: dn.CineSeries, found: study.Study) -> dn.Result:
         )
     remarks += [f"To be judged by a reader before use: {text}." for text in found.doubts]
     quality = {name: float(getattr(found.function, name)) for name, *_ in INDICES}
-    quality["ef_interval_points"] = float(np.diff(found.intervals["lv_ef"])[0])
+    quality["ef_interval_points"] = found.ef_points
     quality["slices_fitted"] = float(len(found.ed.fitted) + len(found.es.fitted))
     quality["slices_withheld"] = float(len(found.ed.withheld) + len(found.es.withheld))
     return dn.Result(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,15 @@ class Bleeding(Shift):
     def run(self, series: dn.ImageSeries) -> dn.Result:
         found: dn.Result = getattr(phantoms, self.options.says)(series)
         return found
+
+
+class Doubtful(Bleeding):
+    """Find what `Bleeding` finds, and want a person to look first."""
+
+    algorithm = dn.Algorithm(name="toy-doubtful", version="1.0.0")
+
+    def run(self, series: dn.ImageSeries) -> dn.Result:
+        return replace(super().run(series), hold="the toy is not sure of its lesions")
 
 
 class Wavering(Shift):

@@ -34,7 +34,7 @@ from dicomnode.store import deliveries, jobs, outputs, series
 from dicomnode.store.db import Database, open_database
 
 _MODALITY: Final = "DEMOCT"
-_DONE: Final = (JobState.CLOSED, JobState.DEAD, JobState.UNSUITABLE)
+_DONE: Final = (JobState.CLOSED, JobState.HELD, JobState.DEAD, JobState.UNSUITABLE)
 
 
 def add(commands: Commands) -> None:

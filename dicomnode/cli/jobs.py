@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,20 +14,23 @@ from sqlalchemy import Connection
 from dicomnode.cli.common import Commands, add_config, ago, command, err, load_config, open_store, out, table, when
 from dicomnode.domain import Band, JobState, Output
 from dicomnode.errors import IllegalMove
-from dicomnode.store import deliveries, events, jobs, outputs
+from dicomnode.store import deliveries, events, jobs, outputs, review
 from dicomnode.store.jobs import Job
 
 
 def add(commands: Commands) -> None:
     """Add the command and its parts."""
     sub = command(
-        commands, "jobs", "list, show, retry or cancel jobs",
+        commands, "jobs", "list, show, retry or cancel jobs; release or reject held results",
         """
         dicomnode jobs list
         dicomnode jobs list --state dead --state running
         dicomnode jobs show 17
         dicomnode jobs retry 17        # a dead job runs again; dead deliveries of a stored job are sent again
         dicomnode jobs cancel 17
+        dicomnode jobs list --state held   # results that a person must look at before they are sent
+        dicomnode jobs release 17 --by "A. Reader"
+        dicomnode jobs reject 17 --why "outline crosses the valve"
         """,
     )  # fmt: skip
     parts = sub.add_subparsers(metavar="WHAT", required=True)
@@ -42,6 +46,16 @@ def add(commands: Commands) -> None:
         one = command(parts, name, text, f"dicomnode jobs {name} 17", action)
         one.add_argument("job", type=int, help="number of the job")
         add_config(one)
+    for name, text, action in (
+        ("release", "send everything of a held job", _release),
+        ("reject", "never send anything of a held job", _reject),
+    ):
+        one = command(parts, name, text, f'dicomnode jobs {name} 17 --by "A. Reader"', action)
+        one.add_argument("job", type=int, help="number of the job")
+        one.add_argument("--by", help="who looked and decided (default: the name you are logged in with)")
+        if name == "reject":
+            one.add_argument("--why", default="", help="kept with the decision; no patient's name")
+        add_config(one)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -54,7 +68,8 @@ def _list(arguments: argparse.Namespace) -> int:
         progress = f"{job.phase} {job.fraction:.0%}" if job.state is JobState.RUNNING else ""
         rows.add_row(
             str(job.id), job.state.value, Band(job.band).name.lower(), job.pipeline, job.rule, str(job.attempt),
-            progress, ago(job.finished_at or job.started_at or job.created_at), job.series_uid, job.error[:80],
+            progress, ago(job.finished_at or job.started_at or job.created_at), job.series_uid,
+            (job.hold if job.state is JobState.HELD else job.error)[:80],
         )  # fmt: skip
     out.print(rows)
     err.print(", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "no jobs yet")
@@ -83,7 +98,8 @@ def _show(arguments: argparse.Namespace) -> int:
         ("inputs", f"{len(job.inputs)} instances" + (" (incomplete)" if job.incomplete else "")),
         ("complete by", job.completion), ("key", job.key), ("attempt", job.attempt), ("lost", job.lost_count),
         ("created", when(job.created_at)), ("started", when(job.started_at)), ("finished", when(job.finished_at)),
-        ("slot", job.slot), ("error", f"{job.error_class}: {job.error}" if job.error else ""),
+        ("slot", job.slot), ("held because", job.hold), ("released", when(job.released_at)),
+        ("error", f"{job.error_class}: {job.error}" if job.error else ""),
         ("quality", ", ".join(f"{key} {value:.4g}" for key, value in job.quality.items())),
         ("notes", "; ".join(job.notes)), ("findings", "\n".join(map(in_words, job.findings))),
     ):  # fmt: skip
@@ -130,3 +146,24 @@ def _cancel(arguments: argparse.Namespace) -> int:
     running = job.state is JobState.RUNNING
     out.print(f"job {arguments.job} " + ("is asked to stop" if running else "is cancelled"))
     return 0
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    settings = load_config(arguments)
+    with open_store(settings).write() as connection:
+        job = _job(connection, arguments.job)
+        sent = review.release(connection, job, _who(arguments), settings.notify, datetime.now(UTC))
+    out.print(f"job {arguments.job} is released: {sent} deliveries go out")
+    return 0
+
+
+def _reject(arguments: argparse.Namespace) -> int:
+    with open_store(load_config(arguments)).write() as connection:
+        job = _job(connection, arguments.job)
+        ended = review.reject(connection, job, _who(arguments), arguments.why, datetime.now(UTC))
+    out.print(f"job {arguments.job} is rejected: its {ended} deliveries are never made")
+    return 0
+
+
+def _who(arguments: argparse.Namespace) -> str:
+    return str(arguments.by or getpass.getuser())

@@ -149,3 +149,5 @@ def _report(what: str, performed: Performed, pipeline: Pipeline[Any], results: P
         out.print(f"  {key}: {value:.4g}")
     for note in performed.notes:
         out.print(f"  note: {note}")
+    if performed.hold:
+        out.print(f"  a node would hold this for review: {performed.hold}")

@@ -217,11 +217,13 @@ class Dispatcher:
                 case executor.Done():
                     stored = jobs.finish(
                         connection, job, event.outputs, now, quality=event.quality, notes=event.notes,
-                        findings=event.findings, takes=self._takes(event.outputs),
+                        findings=event.findings, hold=event.hold, takes=self._takes(event.outputs),
                     )  # fmt: skip
-                    if stored:
+                    if stored and not event.hold:
                         notifications.announce(connection, job, event.findings, self.config.notify, now)
                     line = ("Job stored", "job_stored", f"{len(event.outputs)} objects")
+                    if event.hold:
+                        line = ("Result waits for a person", "job_held", event.hold)
                 case executor.Refused():
                     if jobs.unsuitable(connection, job, event.reason, now):
                         # What an older revision said no longer holds.

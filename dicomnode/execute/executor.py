@@ -96,6 +96,8 @@ class Done:
     quality: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     findings: Sequence[Mapping[str, Any]] = ()
+    #: Why a person must look before anything is sent; empty: nobody must.
+    hold: str = ""
 
 
 @dataclass(frozen=True, slots=True)

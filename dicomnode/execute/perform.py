@@ -16,15 +16,12 @@ from dicomnode import faults
 from dicomnode.domain import Output
 from dicomnode.encode.identity import EncodeContext, repeated
 from dicomnode.encode.result import encode_result
-from dicomnode.encode.source import Source
-from dicomnode.errors import SeriesError, UndecodablePixels, Unsuitable
+from dicomnode.errors import Unsuitable
 from dicomnode.execute.contract import check_result
 from dicomnode.execute.executor import Request
-from dicomnode.pipeline import CineSeries, Pipeline, Result
+from dicomnode.execute.read import AnySource, given, reading
+from dicomnode.pipeline import Pipeline, Result
 from dicomnode.store.results import ResultFolder
-from dicomnode.volumes import series as volumes
-from dicomnode.volumes.cine import CineSource, load_cine
-from dicomnode.volumes.series import SourceSeries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +32,8 @@ class Performed:
     quality: dict[str, float]
     notes: tuple[str, ...]
     findings: Sequence[dict[str, Any]] = ()
+    #: Why a person must look before anything is sent; empty: nobody must.
+    hold: str = ""
 
 
 def perform(
@@ -54,12 +53,12 @@ def perform(
     progress("reading", 0.0)
     if request.incomplete and not pipeline.accepts_incomplete:
         raise Unsuitable("instances of this series are missing, and the pipeline needs all of them")
-    source = _read(pipeline, request)
-    given = source.series if isinstance(source, CineSource) else source.images
-    read = clock()
-    progress("computing", 0.1)
-    result = pipeline.run(given)
-    check_result(result, given)
+    with reading(pipeline, request) as source:
+        series = given(source)
+        read = clock()
+        progress("computing", 0.1)
+        result = pipeline.run(series)
+        check_result(result, series)
     computed = clock()
     progress("writing", 0.9)
     context = EncodeContext(
@@ -69,7 +68,7 @@ def perform(
         when=request.created_at,
         series_number=request.series_number,
         device_serial=request.device_serial,
-        incomplete=request.incomplete,
+        incomplete=request.incomplete or series.incomplete,
         revision=request.revision + 1,  # objects count from 1
         predecessor=request.predecessor,
         leading_zero_uids=request.leading_zero_uids,
@@ -84,11 +83,10 @@ def perform(
             folder.add(one.dataset, role=one.role, index=one.index, kind=one.kind, flavour=one.flavour)
         faults.reached("after-encode")
         outputs = folder.commit()
-    written = clock()
     timing = {
         "seconds_reading": read - began,
         "seconds_computing": computed - read,
-        "seconds_writing": written - computed,
+        "seconds_writing": clock() - computed,
     }
     quality, unkept = quality_of(result)
     return Performed(
@@ -96,21 +94,11 @@ def perform(
         quality={**quality, **timing},
         notes=(*source.notes, *_repeated_uids(source), *result.notes, *unkept),
         findings=findings_of(result),
+        hold=result.hold,
     )
 
 
-def _read(pipeline: Pipeline[Any], request: Request) -> SourceSeries | CineSource:
-    """The files of ``request`` as what the pipeline is given."""
-    load = load_cine if pipeline.input_type is CineSeries else volumes.load
-    try:
-        return load(request.paths, incomplete=request.incomplete, default_charset=request.default_charset)
-    except UndecodablePixels:
-        raise
-    except SeriesError as error:
-        raise Unsuitable(f"{type(error).__name__}: {error}") from error
-
-
-def _repeated_uids(source: Source) -> list[str]:
+def _repeated_uids(source: AnySource) -> list[str]:
     """What validators will say of the results, and why."""
     if not repeated(source.headers):
         return []

@@ -157,7 +157,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the boundary of the child: every failure becomes an event
             send(executor.Failed(slot, job_id, failure_of(error)))
         else:
-            send(executor.Done(slot, job_id, performed.outputs, performed.quality, performed.notes, performed.findings))
+            send(
+                executor.Done(
+                    slot, job_id, performed.outputs, performed.quality, performed.notes, performed.findings,
+                    performed.hold,
+                )
+            )  # fmt: skip
         finally:
             self._progress = lambda _phase, _fraction: None
 

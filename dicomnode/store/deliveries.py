@@ -72,15 +72,24 @@ def _delivery(row: Row[Any]) -> Delivery:
     )
 
 
-def add(connection: Connection, output_id: int, job_id: int, study_uid: str, destination: str, at: datetime) -> None:
-    """Ask for one object to be sent to one destination."""
+def add(
+    connection: Connection,
+    output_id: int,
+    job_id: int,
+    study_uid: str,
+    destination: str,
+    at: datetime,
+    *,
+    held: bool = False,
+) -> None:
+    """Ask for one object to be sent to one destination; ``held``: once a person has let its job go."""
     connection.execute(
         insert(schema.delivery).values(
             output_id=output_id,
             job_id=job_id,
             study_uid=study_uid,
             destination=destination,
-            state=DeliveryState.PENDING.value,
+            state=(DeliveryState.HELD if held else DeliveryState.PENDING).value,
             not_before=at.timestamp(),
             updated_at=at.timestamp(),
         )
@@ -304,12 +313,22 @@ def retry_dead(connection: Connection, job_id: int, at: datetime) -> int:
     return number
 
 
-def cancel_pending(connection: Connection, job_id: int, at: datetime) -> int:
-    """pending -> cancelled: a newer revision superseded the job before these left."""
+def let_go(connection: Connection, job_id: int, at: datetime) -> int:
+    """held -> pending: a person released the job."""
     table = schema.delivery
     return connection.execute(
         update(table)
-        .where(table.c.job_id == job_id, table.c.state == DeliveryState.PENDING.value)
+        .where(table.c.job_id == job_id, table.c.state == DeliveryState.HELD.value)
+        .values(state=DeliveryState.PENDING.value, not_before=at.timestamp(), updated_at=at.timestamp())
+    ).rowcount
+
+
+def cancel_unsent(connection: Connection, job_id: int, at: datetime) -> int:
+    """Pending or held -> cancelled: a newer revision superseded the job before these left, or a person rejected it."""
+    table = schema.delivery
+    return connection.execute(
+        update(table)
+        .where(table.c.job_id == job_id, table.c.state.in_([DeliveryState.PENDING.value, DeliveryState.HELD.value]))
         .values(state=DeliveryState.CANCELLED.value, updated_at=at.timestamp())
     ).rowcount
 

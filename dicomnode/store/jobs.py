@@ -71,6 +71,10 @@ class Job(NewJob):
     notes: Sequence[str]
     #: What was found, without identity: see `dicomnode.pipeline.Finding`.
     findings: Sequence[Mapping[str, Any]]
+    #: Why a person had to look before anything was sent; empty: nobody had to.
+    hold: str
+    #: When that person let it go; None: not yet, or never.
+    released_at: datetime | None
 
 
 def _time(seconds: float | None) -> datetime | None:
@@ -81,7 +85,7 @@ def row_to_job(row: Row[Any]) -> Job:
     """Read one row of the job table."""
     values = dict(row._mapping)
     values["state"], values["band"] = JobState(row.state), Band(row.band)
-    for name in ("not_before", "created_at", "started_at", "finished_at"):
+    for name in ("not_before", "created_at", "started_at", "finished_at", "released_at"):
         values[name] = _time(values[name])
     values["quality"], values["notes"], values["findings"] = row.quality or {}, row.notes or [], row.findings or []
     return Job(**values)
@@ -200,18 +204,20 @@ def finish(
     quality: Mapping[str, float],
     notes: Sequence[str],
     findings: Sequence[Mapping[str, Any]] = (),
+    hold: str = "",
     takes: Callable[[str, Output], bool] = lambda _destination, _output: True,
 ) -> bool:
     """running -> stored: outputs and one delivery per output and destination, in the same transaction (the outbox).
 
-    ``takes`` says which destination wants which object. Return False, having written nothing, if the attempt is stale;
-    its files are rubbish.
+    ``takes`` says which destination wants which object. With a reason to ``hold`` the job becomes held instead, and its
+    deliveries wait for `review`. Return False, having written nothing, if the attempt is stale; its files are rubbish.
     """
     wanted = [[to for to in job.send_to if takes(to, output)] for output in outputs]
     done = JobState.STORED if any(wanted) else JobState.CLOSED  # nothing to deliver: nothing to wait for
+    done = JobState.HELD if hold else done
     if not _fenced(
         connection, job, done, fraction=1.0, quality=dict(quality), notes=list(notes), findings=list(findings),
-        error="", error_class="", trace="", finished_at=at.timestamp(),
+        error="", error_class="", trace="", finished_at=at.timestamp(), hold=hold[:_ERROR_CHARS],
     ):  # fmt: skip
         return False
     for output, destinations in zip(outputs, wanted, strict=True):
@@ -233,9 +239,11 @@ def finish(
         )
         output_id = row.inserted_primary_key[0]  # type: ignore[index]
         for destination in destinations:
-            deliveries.add(connection, output_id, job.id, output.study_uid, destination, at)
+            deliveries.add(connection, output_id, job.id, output.study_uid, destination, at, held=bool(hold))
     text = f"{len(outputs)} objects for {', '.join(job.send_to)}"
     note(connection, at, "job_stored", text, series_uid=job.series_uid, job_id=job.id)
+    if hold:
+        note(connection, at, "job_held", hold, series_uid=job.series_uid, job_id=job.id)
     return True
 
 

@@ -32,10 +32,8 @@ PRESENT: Final = "present"
 #: Length of a message's key: MSH-10 holds 20 characters (HL7 v2.5.1, 2.14.9.10).
 _KEY: Final = 20
 _URGENCIES: Final = ("minutes", "hours", "days", None)
-
-
 #: Jobs in these states will say something, and until then what the rule said before stands.
-_COMING: Final = (JobState.QUEUED.value, JobState.RUNNING.value)
+_COMING: Final = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.HELD.value)
 
 
 class Kind(StrEnum):
@@ -146,7 +144,9 @@ def _statements(
     last, coming = dict[str, int](), set[tuple[str, ...]]()
     for row in connection.execute(query.order_by(table.c.revision, table.c.id)):
         place, said = (row.series_uid, row.pipeline, row.rule), findings if row.id == job.id else row.findings
-        if said is None and row.state == JobState.UNSUITABLE.value:
+        if row.hold and row.released_at is None and row.id != job.id:
+            said = None  # nobody has let it go: it says nothing yet, or never
+        elif said is None and row.state == JobState.UNSUITABLE.value:
             said = []
         if said is not None:
             newest[place], last[row.series_uid] = (row, _Statement(row.version, said)), row.revision

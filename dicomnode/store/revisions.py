@@ -32,7 +32,7 @@ def supersede(
         if JobState.SUPERSEDED not in JOB_MOVES[job.state]:
             continue
         jobs.move(connection, job, JobState.SUPERSEDED, finished_at=at.timestamp(), cancel_asked=False)
-        unsent = deliveries.cancel_pending(connection, job.id, at)
+        unsent = deliveries.cancel_unsent(connection, job.id, at)
         text = f"by revision {revision}" + (f"; {unsent} unsent objects withheld" if unsent else "")
         note(connection, at, "job_superseded", text, series_uid=series_uid, job_id=job.id)
         done.append(job.id)
@@ -64,12 +64,12 @@ def predecessor(connection: Connection, job: Job) -> Job | None:
 def withhold_study(connection: Connection, study_uid: str, at: datetime) -> None:
     """Stop everything of a study that is not finished: its patient identity is in conflict."""
     table = schema.job
-    states = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.STORED.value]
+    states = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.STORED.value, JobState.HELD.value]
     query = select(table).where(table.c.study_uid == study_uid, table.c.state.in_(states))
     for job in [jobs.row_to_job(row) for row in connection.execute(query)]:
         # A stored job has its objects under their UIDs and must never run again; the others may, once it is settled.
-        to = JobState.SUPERSEDED if job.state is JobState.STORED else JobState.CANCELLED
+        to = JobState.SUPERSEDED if job.state in (JobState.STORED, JobState.HELD) else JobState.CANCELLED
         jobs.move(connection, job, to, finished_at=at.timestamp())
-        unsent = deliveries.cancel_pending(connection, job.id, at)
+        unsent = deliveries.cancel_unsent(connection, job.id, at)
         text = f"its study carries several patient identities; {unsent} unsent objects withheld"
         note(connection, at, "job_cancelled", text, series_uid=job.series_uid, job_id=job.id)

@@ -138,6 +138,8 @@ job = Table(
     Column("quality", JSON),
     Column("notes", JSON),
     Column("findings", JSON),
+    Column("hold", Text, nullable=False, server_default=""),
+    Column("released_at", Float),
     Index(None, "state", "band"),
     Index(None, "series_uid"),
 )

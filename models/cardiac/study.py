@@ -63,10 +63,24 @@ class Study:
     function: indices.Function
     #: Interval by name of the index.
     intervals: dict[str, tuple[float, float]]
-    #: Sentences on what a person should judge before anything is believed; empty where nothing is.
-    doubts: tuple[str, ...]
+    #: What breaks a rule of anatomy and could not be corrected, one sentence each.
+    violations: tuple[str, ...]
     #: Whether the base is at the end of the stack.
     base_last: bool
+
+    @property
+    def ef_points(self) -> float:
+        """Width of the interval of LV EF [points]."""
+        low, high = self.intervals["lv_ef"]
+        return high - low
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Sentences on what a person should judge before anything is believed; empty where nothing is."""
+        if self.ef_points <= WIDEST_EF:
+            return self.violations
+        low, high = self.intervals["lv_ef"]
+        return (f"LV ejection fraction is uncertain: {low:.0f} to {high:.0f} %", *self.violations)
 
 
 def measure(
@@ -101,10 +115,10 @@ def judge(seen: Seen, positions_mm: NDArray[np.float64]) -> Study:
         curve_ml=beat.curve_ml,
         function=function,
         intervals=_intervals(seen, ed, es, width, function),
-        doubts=(),
+        violations=(),
         base_last=cycle.base_is_last(tidy[beat.ed]),
     )
-    return replace(study, doubts=tuple(_doubts(study, seen.spacing)))
+    return replace(study, violations=tuple(_violations(study, seen.spacing)))
 
 
 def _phase(seen: Seen, phase: int, counted: NDArray[np.bool_], width: NDArray[np.float64]) -> Phase:
@@ -196,12 +210,9 @@ def _intervals(
     return out
 
 
-def _doubts(study: Study, spacing: tuple[float, float]) -> list[str]:
-    """What a person should judge, one sentence each."""
+def _violations(study: Study, spacing: tuple[float, float]) -> list[str]:
+    """What is implausible in the masks as they are delivered, one sentence each."""
     out, f = [], study.function
-    low, high = study.intervals["lv_ef"]
-    if high - low > WIDEST_EF:
-        out.append(f"LV ejection fraction is uncertain: {low:.0f} to {high:.0f} %")
     for name, phase in (("ED", study.ed), ("ES", study.es)):
         for k in phase.review:
             out.append(f"{name} slice {k + 1}: outline replaced by a fitted shape that differs from what was seen")

@@ -13,8 +13,8 @@ import torch
 
 from dicomnode import pipeline as dn
 from dicomnode.execute.contract import check_result
-from models.cardiac import bundle, segment, shapes, simulate
-from pipelines.cardiac import INDICES, STRUCTURES, CardiacCine
+from models.cardiac import bundle, segment, shapes, simulate, study
+from pipelines.cardiac import INDICES, STRUCTURES, CardiacCine, why_held
 from tests.cardiac_stacks import seen_of, series, stack
 
 
@@ -83,6 +83,24 @@ def test_what_must_be_judged_is_said(made: simulate.Stack) -> None:
     found = pipeline_that_sees(replace(seen, views=views)).run(series(made))
     assert any("ejection fraction is uncertain" in remark for remark in found.remarks)
     assert found.quality["ef_interval_points"] > 8.0
+
+
+def test_a_wide_interval_or_an_implausible_mask_waits_for_a_person(made: simulate.Stack) -> None:
+    seen = seen_of(made)
+    assert "wider than 8 points" in pipeline_that_sees(seen).run(series(made)).hold, "no weights are known to better"
+    found = study.judge(seen, series(made).slice_positions)
+    options, accepted = CardiacCine.Options(), CardiacCine.Options(hold_ef_points=20.0)
+    clean = replace(found, violations=())
+    assert "has the interval" in why_held(clean, options) and why_held(clean, accepted) == ""
+    ef = found.function.lv_ef
+    narrow = replace(clean, intervals=found.intervals | {"lv_ef": (ef - 3.9, ef + 3.9)})
+    assert why_held(narrow, options) == ""
+    jumps = seen.mean.copy()
+    middle = jumps.shape[1] // 2
+    jumps[:, middle] = np.roll(jumps[:, middle], 9, axis=-1)  # 13.5 mm to the side
+    jumped = study.judge(replace(seen, mean=jumps), series(made).slice_positions)
+    assert "the cavity jumps between slices" in why_held(jumped, accepted)
+    assert why_held(jumped, CardiacCine.Options(hold_ef_points=20.0, hold_violations=False)) == ""
 
 
 @pytest.mark.parametrize(

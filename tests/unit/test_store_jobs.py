@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from dicomnode.domain import Band, DeliveryState, Flavour, JobState, ObjectKind, Output
 from dicomnode.errors import IllegalMove, StaleEpoch
-from dicomnode.store import deliveries, events, jobs, leader, outputs, revisions
+from dicomnode.store import deliveries, events, jobs, leader, outputs, review, revisions
 from dicomnode.store.db import Database, migrate, open_database
 from dicomnode.store.jobs import MAX_LOST, Failure, NewJob, RetryPolicy
 from tests.conftest import Clock
@@ -376,6 +376,28 @@ class JobTable(RuleBasedStateMachine):
                 assert jobs.finish(connection, job, [output(job.id)], self.now, quality={}, notes=[])
             self.model[job.id] = JobState.STORED
 
+    @rule()
+    def hold(self) -> None:
+        if (job := self._take()) is not None:
+            with self.database.write() as connection:
+                made = [output(job.id)]
+                assert jobs.finish(connection, job, made, self.now, quality={}, notes=[], hold="look first")
+            self.model[job.id] = JobState.HELD
+
+    @rule(released=st.booleans())
+    def review(self, released: bool) -> None:
+        for job_id, known in self.model.items():
+            if known is JobState.HELD:
+                with self.database.write() as connection:
+                    found = jobs.get(connection, job_id)
+                    assert found is not None
+                    if released:
+                        review.release(connection, found, "a person", {}, self.now)
+                    else:
+                        review.reject(connection, found, "a person", "", self.now)
+                self.model[job_id] = JobState.STORED if released else JobState.REJECTED
+                return
+
     @rule(failure=st.sampled_from([TRANSIENT, FINAL]))
     def fail(self, failure: Failure) -> None:
         if (job := self._take()) is not None:
@@ -428,8 +450,11 @@ class JobTable(RuleBasedStateMachine):
             seen = {job.id: job.state for job in jobs.latest(connection, limit=1000)}
             assert seen == self.model
             for job_id, known in seen.items():
-                assert len(outputs.of_job(connection, job_id)) == (known is JobState.STORED)
-                assert len(deliveries.of_job(connection, job_id)) == 2 * (known is JobState.STORED)
+                made = known in (JobState.STORED, JobState.HELD, JobState.REJECTED)
+                assert len(outputs.of_job(connection, job_id)) == made
+                assert len(deliveries.of_job(connection, job_id)) == 2 * made
+            due = {one.job_id for one in deliveries.due(connection, "PACS", self.now)}
+            assert due == {job_id for job_id, known in seen.items() if known is JobState.STORED}
 
 
 TestJobTable = JobTable.TestCase
