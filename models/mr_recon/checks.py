@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.mr_recon.fft import fft2c
 from models.mr_recon.linops import Sense
+from models.mr_recon.net import START_DAMPING
 from models.mr_recon.solvers import conjugate_gradient
 
 #: Residual over that of CG-SENSE, and over the noise floor (ml-mr 1.2, check 2).
@@ -97,7 +98,8 @@ def noise_map(operator: Sense, noise: float) -> Tensor:
     shape = (REPLICAS, *operator.maps.shape[:-2], *operator.mask.shape[-2:])
     drawn = torch.randn(shape, dtype=torch.complex64, generator=generator).to(operator.maps.device)
     right = operator.adjoint((operator.mask > 0) * drawn * noise)
-    power = conjugate_gradient(operator.normal, right, iterations=ITERATIONS).abs().square().mean(0)
+    replicas = conjugate_gradient(operator.normal, right, iterations=ITERATIONS, damping=START_DAMPING)
+    power = replicas.abs().square().mean(0)
     return torch.nn.functional.avg_pool2d(power[None], 9, 1, 4, count_include_pad=False)[0].sqrt()
 
 

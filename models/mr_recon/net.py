@@ -2,7 +2,7 @@
 
 MoDL (Aggarwal, IEEE Trans Med Imaging 2019, 38:394) started from CG-SENSE: with ``A`` the measurement,
 
-    x = CG_4[A^H A x = A^H y]                                        (from zero)
+    x = CG_4[(A^H A + 0.002) x = A^H y]                              (from zero)
     z = x + U_k(x),  x = CG_4[(A^H A + mu_k) x = A^H y + mu_k z]     (k = 1 .. blocks, from z)
     x = CG_4[(A^H A + lambda) x = A^H y + lambda x]                  (from x)
 
@@ -28,6 +28,9 @@ LAST: Final = 0.1  # first scale of each U-Net's last layer: training begins nea
 #: First weights of the U-Nets' image and of the network's image against the data; A^H A has eigenvalues 0 to 1.
 FIRST_MU: Final = 0.1
 FIRST_LAMBDA: Final = 0.02
+#: Damping of the start, as CG-SENSE has it (ml-mr 1.2). Without it one coil, whose A^H A is a projection and solved
+#: after one iteration, goes on dividing rounding errors by nothing.
+START_DAMPING: Final = 2e-3
 #: The image is divided by this percentile of |A^H y| before, and multiplied after.
 PERCENTILE: Final = 0.99
 
@@ -103,7 +106,7 @@ class Unrolled(nn.Module):
         scale = torch.quantile(right.abs().flatten(1), PERCENTILE, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         right = right / scale[:, None, None]
         mu, steps = functional.softplus(self.weight), self.shape.iterations
-        x = conjugate_gradient(normal, right, iterations=steps)
+        x = conjugate_gradient(normal, right, iterations=steps, damping=START_DAMPING)
         for k in range(self.shape.blocks):
             z = x + self.prior(k, x)
             x = conjugate_gradient(normal, right + mu[k] * z, z, iterations=steps, damping=mu[k])
