@@ -99,7 +99,8 @@ def measure(
     coils
         1 is a single channel whose map is one.
     method
-        How the maps come about: ``low-resolution``, ``espirit``, ``true``, or ``cut``, which is true where the object is.
+        How the maps come about: ``low-resolution``, ``espirit``, ``true``, ``cut``: true where the object
+        is, or ``choose``: as the node does.
     """
     shape = (image.shape[0], image.shape[1])
     body = image > BODY * np.quantile(image, 0.99)
@@ -133,6 +134,8 @@ def estimate(full: Tensor, lines: Lines, shape: tuple[int, int], method: str) ->
     """Maps from the block of measured lines around the centre."""
     first, last = calibration(lines)
     acs = coil_maps.centre(full, (2 * min(len(lines) // 2 - first, last - len(lines) // 2), full.shape[-1]))
+    if method == "choose":
+        return coil_maps.choose(acs, shape).maps
     if method == "espirit":
         return coil_maps.espirit(acs, shape)
     return coil_maps.low_resolution(acs, shape)
