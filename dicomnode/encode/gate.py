@@ -23,7 +23,7 @@ from dicomnode.encode.gate_seg import SEGMENTATIONS, seg_faults
 from dicomnode.encode.gate_sr import KEY_OBJECTS, REPORTS, key_object_faults, report_faults
 from dicomnode.encode.gate_tables import missing
 from dicomnode.encode.identity import repeated
-from dicomnode.encode.source import Source
+from dicomnode.encode.source import RawSource, Source
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Result
 
@@ -102,7 +102,7 @@ class _Faults:
         raise EncodingError(f"the conformance gate lets nothing of this result out. {' | '.join(told)}")
 
 
-def check_objects(objects: Sequence[Dataset], source: Source, result: Result) -> None:
+def check_objects(objects: Sequence[Dataset], source: Source | RawSource, result: Result) -> None:
     """Look at all objects of one job together: what refers to another object needs that one among ``objects``.
 
     Raises
@@ -124,7 +124,7 @@ def check_objects(objects: Sequence[Dataset], source: Source, result: Result) ->
     accepted = repeated(source.headers)  # the encoders have refused them where the site does not accept such
     for ds in objects:
         faults.add(ds, _uid_faults(ds, source, instances, of_source))
-        faults.add(ds, _mark_faults(ds))
+        faults.add(ds, _mark_faults(ds, reconstructed=isinstance(source, RawSource)))
         if _is_derived(ds, source):
             faults.add(ds, _image_faults(ds, headers, targets, first=str(ds.SeriesInstanceUID) not in seen))
             seen.add(str(ds.SeriesInstanceUID))
@@ -138,7 +138,7 @@ def check_objects(objects: Sequence[Dataset], source: Source, result: Result) ->
     faults.settle()
 
 
-def _is_derived(ds: Dataset, source: Source) -> bool:
+def _is_derived(ds: Dataset, source: Source | RawSource) -> bool:
     return bool(ds.SOPClassUID == source.headers[0].SOPClassUID)
 
 
@@ -147,9 +147,9 @@ def _is_page(ds: Dataset) -> bool:
     return "PixelData" in ds and ds.SOPClassUID not in SEGMENTATIONS
 
 
-def _own_faults(ds: Dataset, source: Source, result: Result, targets: dict[str, _Target]) -> Iterator[str]:
+def _own_faults(ds: Dataset, source: Source | RawSource, result: Result, targets: dict[str, _Target]) -> Iterator[str]:
     """What only objects of this kind can do wrong."""
-    if ds.SOPClassUID in SEGMENTATIONS:
+    if ds.SOPClassUID in SEGMENTATIONS and not isinstance(source, RawSource):
         yield from seg_faults(ds, source, result)
     elif ds.SOPClassUID in REPORTS:
         yield from report_faults(ds, {uid: (target.rows, target.columns) for uid, target in targets.items()})
@@ -167,7 +167,9 @@ def _target(ds: Dataset) -> _Target:
     )
 
 
-def _uid_faults(ds: Dataset, source: Source, instances: Counter[str], of_source: frozenset[str]) -> Iterator[str]:
+def _uid_faults(
+    ds: Dataset, source: Source | RawSource, instances: Counter[str], of_source: frozenset[str]
+) -> Iterator[str]:
     uid, series = str(ds.SOPInstanceUID), str(ds.SeriesInstanceUID)
     if instances[uid] > 1:
         yield f"SOPInstanceUID is used {instances[uid]} times"
@@ -180,7 +182,7 @@ def _uid_faults(ds: Dataset, source: Source, instances: Counter[str], of_source:
         yield "the file meta information names another object"
 
 
-def _mark_faults(ds: Dataset) -> Iterator[str]:
+def _mark_faults(ds: Dataset, *, reconstructed: bool) -> Iterator[str]:
     """What every object says of itself."""
     if ds.get("SpecificCharacterSet") != "ISO_IR 192":
         yield "SpecificCharacterSet is not ISO_IR 192: names would be read wrongly"
@@ -190,7 +192,8 @@ def _mark_faults(ds: Dataset) -> Iterator[str]:
     description = str(ds.get("SeriesDescription") or "")
     if "RUO" not in description or len(description) > MAX_LO:
         yield f"SeriesDescription does not say RUO in {MAX_LO} characters"
-    if "PixelData" in ds and _values(ds.get("ImageType"))[:1] != ["DERIVED"]:
+    # Pixels computed from k-space are original ones (PS3.3 C.7.6.1.1.2); `encode.gate_mr` knows which must say DERIVED.
+    if "PixelData" in ds and not reconstructed and _values(ds.get("ImageType"))[:1] != ["DERIVED"]:
         yield "ImageType does not say DERIVED"
 
 

@@ -98,8 +98,13 @@ def repeated(headers: Iterable[Dataset]) -> frozenset[str]:
     return frozenset(uid for uid in uids if not valid_uid(uid) and valid_uid(uid, leading_zeros=True))
 
 
-def require_identity(header: Dataset, context: EncodeContext) -> None:
+def require_identity(header: Dataset, context: EncodeContext, *, spatial: bool = True) -> None:
     """Refuse a source whose identity cannot be repeated exactly.
+
+    Parameters
+    ----------
+    spatial
+        It must have a frame of reference.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def require_identity(header: Dataset, context: EncodeContext) -> None:
         instance, never the identity.
     """
     uid = header.SOPInstanceUID
-    for keyword in _IDENTIFIERS:
+    for keyword in _IDENTIFIERS if spatial else _IDENTIFIERS[:-1]:
         if not valid_uid(str(header.get(keyword) or ""), leading_zeros=context.leading_zero_uids):
             raise EncodingError(
                 f"{keyword} of {uid} is absent or not a valid UID (PS3.5 9.1): no result may refer to it"

@@ -58,6 +58,7 @@ def wrap(
     part_bytes: int = PART_BYTES,
     incomplete: bool = False,
     frame_of_reference: str = "",
+    patient_position: str = "",
     description: str = "",
 ) -> Iterator[Dataset]:
     """Raw Data Storage instances that carry the MRD file ``payload``, with file meta information.
@@ -78,6 +79,8 @@ def wrap(
     frame_of_reference
         FrameOfReferenceUID, where it is known to be the measurement's; that of ``like`` is not taken over: images of
         one examination need not share it.
+    patient_position
+        How the patient lay (PS3.3 C.7.3.1.1.2), where the MRD header does not say it.
     description
         SeriesDescription; empty: what ``like`` or nothing says.
 
@@ -97,6 +100,8 @@ def wrap(
     step = part_bytes - part_bytes % 2
     parts = -(-size // step)
     envelope = _envelope(like, when, frame_of_reference, description)
+    if patient_position:
+        envelope.PatientPosition = patient_position
     envelope.SeriesInstanceUID, envelope.SeriesNumber = series_uid, str(series_number)
     with payload.open("rb") as file:
         for number in range(1, parts + 1):

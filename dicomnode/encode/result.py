@@ -16,9 +16,10 @@ from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.image import encode_images
 from dicomnode.encode.keys import encode_key_images
 from dicomnode.encode.marks import encode_marks
+from dicomnode.encode.mr import encode_reconstruction
 from dicomnode.encode.report import encode_reports
 from dicomnode.encode.seg import encode_segmentation
-from dicomnode.encode.source import Source
+from dicomnode.encode.source import RawSource, Source
 from dicomnode.encode.summary import encode_summary
 from dicomnode.pipeline import Result
 
@@ -48,7 +49,7 @@ class Encoded:
 
 
 def encode_result(
-    source: Source,
+    source: Source | RawSource,
     result: Result,
     context: EncodeContext,
     *,
@@ -72,6 +73,10 @@ def encode_result(
     EncodingError
         Names the object and every fault.
     """
+    if isinstance(source, RawSource):
+        if ObjectKind.IMAGE in kinds:
+            yield from _reconstructions(source, result, context)
+        return
     if ObjectKind.IMAGE in kinds:
         yield from _images(source, result, context)
     if not result.reported:
@@ -97,6 +102,16 @@ def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[
             if index == 0:
                 check_objects([dataset], source, result)  # the module tables say the same of every plane
             yield Encoded(dataset=dataset, role=image.role, index=index, kind=ObjectKind.IMAGE)
+
+
+def _reconstructions(source: RawSource, result: Result, context: EncodeContext) -> Iterator[Encoded]:
+    """Series computed from k-space, plane by plane: `encode.mr` checks each against its plane."""
+    for number, made in enumerate(result.reconstructions):
+        numbered = replace(context, series_number=context.series_number + number)
+        for index, dataset in enumerate(encode_reconstruction(source, made, numbered)):
+            if index == 0:
+                check_objects([dataset], source, result)  # the module tables say the same of every plane
+            yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE)
 
 
 def _shared(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicomnode.pipeline import ImageSeries
+from dicomnode.pipeline import ImageSeries, KSpace
 
 
 class SourcePlane(Protocol):
@@ -74,3 +74,24 @@ class CineSource(Source, Protocol):
 
     def at_phase(self, phase: int) -> Source:
         """One phase as a series of its own."""
+
+
+@runtime_checkable
+class RawSource(Protocol):
+    """A measurement of raw k-space as it was read."""
+
+    @property
+    def headers(self) -> Sequence[Dataset]:
+        """Normalised headers of the raw data objects that carried it."""
+
+    @property
+    def kspace(self) -> KSpace:
+        """What the pipeline saw."""
+
+    @property
+    def frame_of_reference(self) -> str:
+        """FrameOfReferenceUID of the measurement; empty if nobody said it."""
+
+    @property
+    def equipment(self) -> Mapping[str, str]:
+        """The scanner by DICOM keyword, as the measurement names it."""

@@ -8,17 +8,29 @@ from collections.abc import Iterator
 import numpy as np
 
 from dicomnode.errors import ResultInvalid
-from dicomnode.pipeline import CineSeries, Finding, Image, ImageSeries, Measurement, Result, Segmentation
+from dicomnode.execute.contract_kspace import reconstruction_faults
+from dicomnode.pipeline import CineSeries, Finding, Image, ImageSeries, KSpace, Measurement, Result, Segmentation
 
 #: Longest LO (PS3.5 6.2): labels and descriptions end there.
 _MAX_LO = 64
 
 
-def check_result(result: Result, series: ImageSeries | CineSeries) -> None:
+def check_result(result: Result, series: ImageSeries | CineSeries | KSpace) -> None:
     """Raise `ResultInvalid` that names everything in ``result`` that breaks the contract."""
     if not isinstance(result, Result):
         raise ResultInvalid(f"run() returned {type(result).__name__}, not Result")
     faults = [*_roles(result)]
+    if isinstance(series, KSpace):
+        faults += reconstruction_faults(result)
+    else:
+        faults += _series_faults(result, series)
+    if faults:
+        raise ResultInvalid("; ".join(faults))
+
+
+def _series_faults(result: Result, series: ImageSeries | CineSeries) -> list[str]:
+    """What can be wrong in a result computed from images."""
+    faults: list[str] = []
     for image in result.images:
         faults += _image(image, series)
     for segmentation in result.segmentations:
@@ -37,14 +49,16 @@ def check_result(result: Result, series: ImageSeries | CineSeries) -> None:
         faults += [f"key plane names the unknown segment {key!r}" for key in key_plane.segments if key not in keys]
     if not (result.images or result.reported):
         faults.append("it says nothing: report a finding as absent or undetermined, or raise Unsuitable")
-    if faults:
-        raise ResultInvalid("; ".join(faults))
+    if result.reconstructions:
+        faults.append("it has reconstructions, and its input was no k-space")
+    return faults
 
 
 def _roles(result: Result) -> Iterator[str]:
-    roles = [*(image.role for image in result.images), *(one.role for one in result.segmentations)]
+    roles = [*(one.role for one in result.images), *(one.role for one in result.reconstructions)]
+    roles += [one.role for one in result.segmentations]
     if len(set(roles)) != len(roles):
-        yield f"two images or segmentations have the role {max(set(roles), key=roles.count)!r}"
+        yield f"two images, reconstructions or segmentations have the role {max(set(roles), key=roles.count)!r}"
     yield from (f"the role {role!r} is taken by the node" for role in roles if role in _RESERVED)
 
 

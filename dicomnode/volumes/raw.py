@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from dicomnode.dicom import (
     RAW_CREATOR,
@@ -69,6 +69,9 @@ def part_of(ds: Dataset) -> Part:
         The private block is missing or says nothing sensible.
     """
     uid = ds.get("SOPInstanceUID")
+    if ds.get("SOPClassUID") != RAW_DATA_STORAGE:
+        name = UID(ds.get("SOPClassUID") or "").name
+        raise UnsupportedSOPClass(f"{uid} is {name}: raw k-space comes as Raw Data Storage, made by `dicomnode wrap`")
     if not is_ours(ds):
         raise UnsupportedSOPClass(foreign(ds))
     try:
