@@ -16,7 +16,9 @@ from sqlalchemy.exc import OperationalError
 
 from dicomnode.assemble import route
 from dicomnode.assemble.completeness import Decision, Signals, Wait, decide, quiet_period
+from dicomnode.assemble.parts import parts_here
 from dicomnode.config import Config, Query
+from dicomnode.dicom import RAW_DATA_STORAGE
 from dicomnode.domain import AssociationEnd, Instance, SeriesState
 from dicomnode.errors import IllegalMove
 from dicomnode.rules import is_regular_stack
@@ -74,6 +76,7 @@ class Assembler:
         self._router = route.Router(config, database, clock)
         self._asked: dict[str, tuple[datetime, int, Future[int | None]]] = {}
         self._geometry: dict[str, tuple[int, bool, str, bool]] = {}
+        self._counted: dict[str, tuple[int, tuple[int, int] | None]] = {}
         # What was waited for at the last look, so that thousands of waiting series cost nothing.
         self._waits: dict[str, tuple[int, bool, datetime]] = {}
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -193,7 +196,7 @@ class Assembler:
         if len(times) > 1:
             pause = max(later - earlier for earlier, later in pairwise(times))
             series.learn_gap(connection, one.calling_ae, pause)
-        for cache in (self._asked, self._geometry, self._waits, self._seen):
+        for cache in (self._asked, self._geometry, self._counted, self._waits, self._seen):
             cache.pop(one.series_uid, None)
         logger.info(
             "Series complete",
@@ -230,7 +233,19 @@ class Assembler:
             geometry=geometry,
             holes=holes,
             sender_reopened=series.reopened(connection, one.calling_ae, now - _TRUST_AGAIN),
+            parts=self._parts(one, held),
         )
+
+    def _parts(self, one: Series, held: list[Instance]) -> tuple[int, int] | None:
+        """Parts of wrapped raw data; read again only when the count changed."""
+        if not held or any(item.sop_class_uid != RAW_DATA_STORAGE for item in held):
+            return None
+        known = self._counted.get(one.series_uid)
+        if known is None or known[0] != len(held):
+            spool = self.config.node.data / "spool"
+            known = len(held), parts_here(spool / item.path for item in held)
+            self._counted[one.series_uid] = known
+        return known[1]
 
     def _regular(self, one: Series, held: list[Instance]) -> tuple[bool, str, bool]:
         """Whether the positions are a gap-free stack; computed again only when the count changed."""

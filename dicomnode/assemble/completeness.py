@@ -51,6 +51,8 @@ class Signals:
     holes: bool
     #: Series of this sender that grew after they had been called complete.
     sender_reopened: int
+    #: Of wrapped raw data: different parts received, and parts that each of them says there are.
+    parts: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ def quiet_period(settings: Assemble, configured_s: float | None, gaps: Sequence[
 def decide(signals: Signals, settings: Assemble, quiet_s: float, quiet_origin: str) -> Decision | Wait:
     """Return the decision, or what is waited for."""
     number = signals.instances
+    if signals.parts is not None:
+        return _counted_parts(signals, *signals.parts, settings)
     missing = signals.expected is not None and number < signals.expected
     if signals.expected is not None and not missing:
         reason = f"{number} instances received, the archive counts {signals.expected}"
@@ -98,6 +102,18 @@ def decide(signals: Signals, settings: Assemble, quiet_s: float, quiet_origin: s
         reason = f"{number} of {signals.expected} instances"
         return Wait(reason=reason, look_again_s=settings.cap_s - signals.open_for_s)
     return _quiet(signals, settings, quiet_s, quiet_origin, released or "")
+
+
+def _counted_parts(signals: Signals, here: int, there: int, settings: Assemble) -> Decision | Wait:
+    """Raw data counts itself: no other proof is better, and no silence makes up for a part."""
+    if here >= there:
+        plural = "parts of the raw data are" if there > 1 else "part of the raw data is"
+        return Decision(completion=Completion.COUNTED, reason=f"{here} of {there} {plural} here")
+    if signals.open_for_s >= settings.cap_s:
+        reason = f"no proof within {settings.cap_s:g} s: {there - here} of {there} parts of the raw data never came"
+        return Decision(completion=Completion.CAP, reason=reason, incomplete=True)
+    reason = f"{here} of {there} parts of the raw data"
+    return Wait(reason=reason, look_again_s=settings.cap_s - signals.open_for_s)
 
 
 def _released(signals: Signals) -> str | None:

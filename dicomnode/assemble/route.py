@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 
 #: Rule evaluation reads no element longer than this [bytes]; pixel data is never read.
 _DEFER: Final = 65536
+#: Why raw data of others stays where it is.
+_FOREIGN: Final = (
+    ", and none could use it: raw data of another maker, whose content only its maker can read. It is kept as any "
+    "series; convert the measurement to MRD and wrap it with `dicomnode wrap`"
+)
 
 
 class Router:
@@ -123,7 +128,9 @@ class Router:
         now: datetime,
     ) -> list[int]:
         if not wanted and not of_whole:
-            series.move(connection, one, SeriesState.UNROUTED, now, "no rule wants it", **kept)
+            foreign = kept["facts"].get("series.raw") == "foreign"
+            reason = f"no rule wants it{_FOREIGN if foreign else ''}"
+            series.move(connection, one, SeriesState.UNROUTED, now, reason, **kept)
             return []
         made = [*wanted, *study.numbered(connection, of_whole, now)]
         queued = [job_id for job in made if (job_id := jobs.enqueue(connection, job, now)) is not None]

@@ -24,6 +24,10 @@ from dicomnode.store import instances, series
 Found = dict[str, tuple[list[dict[str, str]], Dataset, dict[str, str]]]
 
 
+#: Longer elements are not read: raw data carries a whole measurement in one [bytes].
+_DEFER = 65536
+
+
 def add(commands: Commands) -> None:
     """Add the command."""
     sub = command(
@@ -94,7 +98,7 @@ def _from_folder(folder: Path, source: str) -> Found:
     found: Found = {}
     for path in dicom_files(folder):
         try:
-            dataset = dcmread(path, stop_before_pixels=True)
+            dataset = dcmread(path, stop_before_pixels=True, defer_size=_DEFER)
         except (InvalidDicomError, OSError, ValueError) as error:
             err.print(f"{path.name} is left out: {error}")
             continue

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydicom import Dataset
 
-from dicomnode.dicom import MANUFACTURER
+from dicomnode.dicom import MANUFACTURER, RAW_CREATOR_VERSION_UID, RAW_DATA_STORAGE
 from dicomnode.rules import stack
 from dicomnode.rules.stack import Layout, Plane
 
@@ -37,6 +37,8 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "series.rows": (),
     "series.columns": (),
     "series.own_result": _YES_NO,
+    # Raw data: MRD in our wrapping, or what only its maker can read. Absent for everything else.
+    "series.raw": ("mrd", "foreign"),
     # Added by assembly: the series was taken as it was; AE title that sent it.
     "series.incomplete": _YES_NO,
     "series.source": (),
@@ -77,6 +79,9 @@ def series_facts(headers: Sequence[Mapping[str, str]], representative: Dataset) 
         "series.localizer": _word(_is_localizer(headers, representative)),
         "series.own_result": _word(is_own_result(headers, representative)),
     }
+    if _text(representative, "SOPClassUID") == RAW_DATA_STORAGE:
+        ours = _text(representative, "CreatorVersionUID") == RAW_CREATOR_VERSION_UID
+        facts["series.raw"] = "mrd" if ours else "foreign"
     for name, keyword in (("series.rows", "Rows"), ("series.columns", "Columns")):
         sizes = {number for header in headers if (number := _whole(header.get(keyword, ""))) is not None}
         if sizes:
