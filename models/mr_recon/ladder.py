@@ -1,0 +1,369 @@
+"""The rungs of reconstruction, from the most able that fits the data down to the one that always works.
+
+A rung whose preconditions do not hold is not tried, one that fails is left for the next, and why is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from models.mr_recon import coils, compress, grappa, partial, sparse
+from models.mr_recon.domain import Domain, Facts
+from models.mr_recon.fft import fft2c, ifft2c
+from models.mr_recon.lines import FULL, Sampling
+from models.mr_recon.linops import Sense
+from models.mr_recon.solvers import conjugate_gradient
+
+#: Best first. What each needs and does: `Ladder` and `models/mr_recon/CARD.md`.
+RUNGS: Final = ("learned", "cs-kttv", "cs-l1", "sense-cg", "grappa", "fft-adaptive", "fft-rss")
+#: Names for the reader.
+LABELS: Final = {
+    "learned": "AI reconstruction",
+    "cs-kttv": "CS temporal TV",
+    "cs-l1": "CS wavelet",
+    "sense-cg": "CG-SENSE",
+    "grappa": "GRAPPA",
+    "fft-adaptive": "adaptive combination",
+    "fft-rss": "root sum of squares",
+    "nufft-cg": "gridding CG-SENSE",
+}
+#: Iterations of CG-SENSE, and its damping relative to the largest eigenvalue (ml-mr 1.2).
+CG_ITERATIONS: Final = 15
+CG_DAMPING: Final = 2e-3
+#: Threshold of wavelet and temporal penalties in standard deviations of the noise (1.5 to 3 fit, ml-mr 1.6).
+CS_WEIGHT: Final = 2.0
+CS_ITERATIONS: Final = 60
+#: Lines that GRAPPA's kernels are fitted to at least, and the accelerations it is good for.
+GRAPPA_LINES: Final = 16
+GRAPPA_ACCELERATION: Final = (2.0, 4.0)
+#: Fewer calibration lines than this make no map at all, not even a smooth one.
+LEAST_LINES: Final = 4
+#: Part of the calibration energy that maps cannot explain before methods without maps are the better ones.
+LEAKAGE: Final = 0.15
+#: Frames, and acceleration, from which neighbours in time help.
+DYNAMIC_FRAMES: Final = 8
+DYNAMIC_ACCELERATION: Final = (3.5, 12.0)
+#: Irregular sampling below this acceleration is a few lost lines, which SENSE fills.
+INCOHERENT: Final = 1.5
+#: Virtual coils that compressed sensing and networks are given at most.
+VIRTUAL: Final = 10
+#: Part of k-space that partial Fourier has on both sides of the centre at least: 9/16 acquired is 1/16 beyond it.
+POCS_CORE: Final = 1 / 16
+#: What a rung may raise when its arithmetic fails: torch reports nearly everything as RuntimeError, of which
+#: torch.linalg.LinAlgError and torch.OutOfMemoryError are kinds.
+FAILURES: Final = (RuntimeError, ArithmeticError, ValueError, IndexError)
+
+
+class Network(Protocol):
+    """A learned reconstruction, see `models.mr_recon.bundle`."""
+
+    @property
+    def domain(self) -> Domain:
+        """What it was trained for."""
+
+    def reconstruct(self, maps: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        """(frame, row, column)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Problem:
+    """Images of one place that share coils: one, or the frames of a cine, or the columns of a volume."""
+
+    #: complex64 (frame, coil, ky, kx), whitened; zero where nothing was measured.
+    data: Tensor
+    #: float32 (frame, 1, ky, kx): readouts that were averaged.
+    counts: Tensor
+    #: complex64 (coil, ky, kx): the fully sampled centre; None: there is none. With a leading axis where frames are
+    #: columns of a volume, each with maps of its own.
+    calibration: Tensor | None
+    sampling: Sampling
+    #: Bool (ky, kx): the measured region, gaps of undersampling filled in; False: partial Fourier, asymmetric echo.
+    region: Tensor
+    #: Whether the noise is known from a scan.
+    noise_scan: bool
+    #: Whether frames follow each other in time.
+    dynamic: bool = False
+
+    def on(self, device: torch.device) -> Problem:
+        """The same on another device."""
+        known = None if self.calibration is None else self.calibration.to(device)
+        data, counts, region = (tensor.to(device) for tensor in (self.data, self.counts, self.region))
+        return replace(self, data=data, counts=counts, calibration=known, region=region)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """Images, and how they came about."""
+
+    #: complex64 (frame, channel, row, column): magnitude is the root sum of squares over channels.
+    images: Tensor
+    rung: str
+    #: Why an earlier choice was not taken; and what a reader must know.
+    reasons: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    #: How coil maps were made; empty: none were.
+    maps: str = ""
+    quality: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _State:
+    """What the rungs of one problem share."""
+
+    problem: Problem
+    maps: Tensor | None = None
+    method: str = ""
+    leakage: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    quality: dict[str, float] = field(default_factory=dict)
+
+
+class Ladder:
+    """Picks and runs the rungs.
+
+    Parameters
+    ----------
+    method
+        ``auto``, or the rung to begin with.
+    learned
+        The network; None: there is none, and ``absent`` says why (empty: nobody asked for it).
+    """
+
+    def __init__(self, method: str = "auto", learned: Network | None = None, absent: str = "") -> None:
+        if method != "auto" and method not in RUNGS:
+            raise ValueError(f"method must be auto or one of {', '.join(RUNGS)}, is {method!r}")
+        self.method, self.learned, self.absent = method, learned, absent
+
+    @torch.inference_mode()
+    def reconstruct(self, problem: Problem, *, networks: bool = True) -> Outcome:
+        """Reconstruct on the first rung that works.
+
+        Parameters
+        ----------
+        networks
+            False: no network may shape these images.
+        """
+        state = _State(problem)
+        reasons: list[str] = []
+        for rung in self._order(state, reasons, networks):
+            try:
+                images = getattr(self, "_" + rung.replace("-", "_"))(state)
+                if not bool(torch.isfinite(torch.view_as_real(images)).all()):
+                    raise ArithmeticError("values that are not finite")
+            except FAILURES as error:
+                reasons.append(f"{rung}: {error}")
+                continue
+            filled = images if bool(problem.region.all()) else self._whole(images, problem, state.notes)
+            state.quality["data_residual"] = self._residual(state, images)
+            method = state.method if rung not in ("grappa", "fft-rss") else ""
+            return Outcome(
+                images=filled, rung=rung, reasons=tuple(reasons), remarks=tuple(state.notes), maps=method,
+                quality=state.quality,
+            )  # fmt: skip
+        raise ArithmeticError("; ".join(reasons))
+
+    def _order(self, state: _State, reasons: list[str], networks: bool) -> Iterator[str]:
+        """The rungs to try, best first; what is left out is added to ``reasons`` where it was wanted."""
+        sampling = state.problem.sampling
+        begin = RUNGS.index(self.method) if self.method != "auto" else 0
+        wanted = set(RUNGS[begin:])
+        self._prepare(state, reasons)
+        if self.method != "auto":
+            refused = self._refusal(self.method, state, networks)
+            if not refused:
+                yield self.method
+            else:
+                reasons.append(f"{self.method}: {refused}")
+            wanted.discard(self.method)
+        elif (
+            sampling.pattern != "full"
+            and (self.learned is not None or self.absent)
+            and (refused := self._refusal("learned", state, networks))
+        ):
+            reasons.append(f"learned: {refused}")
+        order = [rung for rung in RUNGS if rung in wanted]
+        if state.leakage > LEAKAGE and sampling.pattern == "uniform" and "grappa" in order:
+            order.remove("grappa")
+            order.insert(order.index("sense-cg") if "sense-cg" in order else 0, "grappa")
+            state.notes.append(f"coil maps leave {state.leakage:.0%} of the calibration unexplained")
+        if sampling.pattern != "full" and state.maps is None:
+            state.notes.append("no calibration lines: undersampling is not resolved")
+        yield from (rung for rung in order if not self._refusal(rung, state, networks))
+
+    def _prepare(self, state: _State, reasons: list[str]) -> None:
+        """Coil maps, where the calibration allows any."""
+        problem = state.problem
+        shape = (problem.data.shape[-2], problem.data.shape[-1])
+        if problem.data.shape[1] == 1:
+            state.maps, state.method = torch.ones_like(problem.data[0]), "one coil"
+            return
+        if problem.calibration is None or min(problem.calibration.shape[-2:]) < LEAST_LINES:
+            return
+        try:
+            if problem.calibration.ndim == 4:
+                parts = [coils.low_resolution(part, shape) for part in problem.calibration]
+                state.maps, state.method = torch.stack(parts), "low-resolution"
+                return
+            found = coils.choose(problem.calibration, shape)
+        except FAILURES as error:
+            reasons.append(f"coil maps: {error}")
+            return
+        state.maps, state.method, state.leakage = found.maps, found.method, found.leakage
+        state.quality["map_leakage"] = found.leakage
+
+    def _refusal(self, rung: str, state: _State, networks: bool) -> str:
+        """Why ``rung`` does not fit; empty if it does."""
+        problem, sampling = state.problem, state.problem.sampling
+        if rung == "fft-rss":
+            return ""
+        if rung == "grappa":
+            fits = sampling.pattern == "uniform" and GRAPPA_ACCELERATION[0] <= sampling.acceleration
+            flat = problem.calibration is None or problem.calibration.ndim == 3
+            few = problem.data.shape[1] == 1
+            if not fits or sampling.acceleration > GRAPPA_ACCELERATION[1] or few or not flat:
+                return "needs several coils and uniform undersampling along one axis by 2 to 4"
+            lines = 0 if problem.calibration is None else problem.calibration.shape[-2]
+            return "" if lines >= GRAPPA_LINES else f"needs {GRAPPA_LINES} calibration lines, there are {lines}"
+        if state.maps is None:
+            return f"needs {LEAST_LINES} calibration lines or more"
+        if rung == "learned":
+            return self._refused_network(state, networks)
+        if rung == "fft-adaptive":
+            fits = sampling.pattern == "full" and sampling.acceleration <= FULL
+            return "" if fits else "needs every line"
+        if rung == "cs-kttv":
+            low, high = DYNAMIC_ACCELERATION
+            fits = problem.dynamic and len(problem.data) >= DYNAMIC_FRAMES and low <= sampling.acceleration <= high
+            return "" if fits else f"needs {DYNAMIC_FRAMES} frames and undersampling by {low:g} to {high:g}"
+        if rung == "cs-l1" and self.method != "cs-l1":
+            irregular = sampling.pattern == "variable" and sampling.acceleration >= INCOHERENT
+            few = problem.data.shape[1] == 1 and sampling.pattern != "full"
+            return "" if irregular or few or sampling.acceleration > 4 else "needs irregular sampling, or more than 4"
+        if rung == "sense-cg" and sampling.pattern == "full" and self.method != "sense-cg":
+            return "nothing is missing"
+        return ""
+
+    def _refused_network(self, state: _State, networks: bool) -> str:
+        problem = state.problem
+        if self.learned is None:
+            return self.absent or "not asked for"
+        if not networks:
+            return "images of this series are linear already"
+        if problem.calibration is not None and problem.calibration.ndim == 4:
+            return "not offered for volumes that are undersampled in both directions"
+        facts = Facts(
+            acceleration=problem.sampling.acceleration,
+            pattern=problem.sampling.pattern,
+            calibration=0 if problem.calibration is None else problem.calibration.shape[-2],
+            coils=min(problem.data.shape[1], VIRTUAL),
+            rows=problem.data.shape[-2],
+            columns=problem.data.shape[-1],
+            partial_fourier=not bool(problem.region.all()),
+        )
+        return str(self.learned.domain.refusal(facts))
+
+    def _compressed(self, state: _State) -> tuple[Sense, Tensor]:
+        """Operator and measurement with at most `VIRTUAL` coils."""
+        problem = state.problem
+        assert state.maps is not None
+        weight = problem.counts.sqrt()
+        y = weight * problem.data
+        if problem.data.shape[1] <= VIRTUAL or problem.calibration is None or problem.calibration.ndim == 4:
+            return Sense(state.maps, weight), y
+        mix = compress.matrix(problem.calibration, most=VIRTUAL)
+        # Maps of virtual coils are not the virtual coils of maps where the projection drops some: made anew.
+        maps = coils.choose(compress.apply(mix, problem.calibration), (y.shape[-2], y.shape[-1])).maps
+        return Sense(maps, weight), compress.apply(mix, y)
+
+    def _operator(self, state: _State) -> tuple[Sense, Tensor]:
+        assert state.maps is not None
+        weight = state.problem.counts.sqrt()
+        return Sense(state.maps, weight), weight * state.problem.data
+
+    def _learned(self, state: _State) -> Tensor:
+        from models.mr_recon import checks  # only where there is a network
+
+        assert self.learned is not None
+        most = float(state.problem.counts.max())
+        operator, y = self._compressed(state)
+        # Trained on masks of 0 and 1: averages raise no weight above it, they lower the noise.
+        operator, y = Sense(operator.maps, operator.mask / most**0.5), y / most**0.5
+        images = self.learned.reconstruct(operator.maps, y, operator.mask)
+        linear = _cg(operator, y)
+        noise = most**-0.5 if state.problem.noise_scan else None
+        mean = torch.where(operator.mask > 0, y / operator.mask.clamp(min=1e-6), 0)
+        for frame in range(len(images)):
+            one = Sense(operator.maps, operator.mask[frame])
+            judged = checks.judge(images[frame], linear[frame], one, mean[frame], noise)
+            for check in judged:
+                state.quality[check.name.replace(" ", "_")] = float(check.value)
+                if not check.passed and not check.refuses:
+                    state.notes.append(f"strong {check.name} ({check.value:.1%} of the body)")
+            if refused := checks.refusal(judged):
+                raise ArithmeticError(refused)
+        return images[:, None]
+
+    def _cs_kttv(self, state: _State) -> Tensor:
+        operator, y = self._compressed(state)
+        return sparse.temporal_tv(operator, y, CS_WEIGHT, CS_ITERATIONS, _cg(operator, y))[:, None]
+
+    def _cs_l1(self, state: _State) -> Tensor:
+        operator, y = self._compressed(state)
+        if operator.maps.ndim == 4:
+            return sparse.wavelet_l1(operator, y, CS_WEIGHT, CS_ITERATIONS)[:, None]
+        frames = []
+        for frame in range(len(y)):
+            one = Sense(operator.maps, operator.mask[frame])
+            frames.append(sparse.wavelet_l1(one, y[frame], CS_WEIGHT, CS_ITERATIONS, _cg(one, y[frame])))
+        return torch.stack(frames)[:, None]
+
+    def _sense_cg(self, state: _State) -> Tensor:
+        return _cg(*self._operator(state))[:, None]
+
+    def _grappa(self, state: _State) -> Tensor:
+        problem = state.problem
+        assert problem.calibration is not None
+        step = round(problem.sampling.acceleration)
+        made = []
+        for data, counts in zip(problem.data, problem.counts, strict=True):
+            images = ifft2c(grappa.fill(data, counts > 0, problem.calibration, step))
+            made.append((coils.walsh(images).conj() * images).sum(0, keepdim=True))
+        return torch.stack(made)
+
+    def _fft_adaptive(self, state: _State) -> Tensor:
+        assert state.maps is not None
+        return (state.maps.conj() * ifft2c(state.problem.data)).sum(-3, keepdim=True)
+
+    def _fft_rss(self, state: _State) -> Tensor:
+        return ifft2c(state.problem.data)
+
+    def _whole(self, images: Tensor, problem: Problem, notes: list[str]) -> Tensor:
+        """Partial Fourier and asymmetric echoes filled in by POCS where enough lies beyond the centre."""
+        reach = partial.core(problem.region)
+        size = problem.region.shape
+        if any(r - 1 < POCS_CORE * n for r, n in zip(reach, size, strict=True)):
+            notes.append("partial Fourier with too little beyond the centre: filled with zeros")
+            return images
+        try:
+            return partial.pocs(fft2c(images), problem.region)
+        except FAILURES as error:
+            notes.append(f"partial Fourier: filled with zeros ({error})")
+            return images
+
+    def _residual(self, state: _State, images: Tensor) -> float:
+        """Part of the measurement that ``images`` do not explain; nan where there are no maps to tell."""
+        if state.maps is None or images.shape[1] != 1:
+            return float("nan")
+        operator, y = self._operator(state)
+        left = torch.linalg.vector_norm(operator.forward(images[:, 0]) - y)
+        return float(left / torch.linalg.vector_norm(y).clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def _cg(operator: Sense, y: Tensor) -> Tensor:
+    damping = CG_DAMPING * float((operator.mask**2).max())
+    return conjugate_gradient(operator.normal, operator.adjoint(y), iterations=CG_ITERATIONS, damping=damping)

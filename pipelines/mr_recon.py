@@ -1,0 +1,73 @@
+"""MR images from raw k-space, line by line: linear, compressed sensing or learned. See models/mr_recon/CARD.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from dicomnode import pipeline as dn
+from models.mr_recon import ladder
+from pipelines import mr_readouts
+from pipelines.mr_stream import Measurement
+
+#: Windows over k-space.
+FILTERS: Final = ("none", "hamming", "tukey")
+#: In a folder of weights.
+MANIFEST: Final = "manifest.yaml"
+
+
+class MRReconstruction(dn.StreamingPipeline):
+    algorithm = dn.Algorithm(name="mr-reconstruction", version="0.1.0", weights="models/mr_recon")
+    accepts_incomplete = True  # images are refused one by one, by what is missing of each
+
+    @dataclass(frozen=True)
+    class Options:
+        #: ``auto``: the best that fits the data; or the method to begin with: learned, cs-kttv, cs-l1, sense-cg,
+        #: grappa, fft-adaptive, fft-rss. Where it does not fit or fails, the next that fits, and the image says why.
+        method: str = "auto"
+        #: Whether a trained network may shape images.
+        learned: bool = True
+        #: Make images where the header has no direction cosines; they have no place in the patient.
+        allow_no_geometry: bool = False
+        #: Part of an image's lines that may be missing; what is missing more is not shown as an image.
+        max_missing: float = 0.25
+        #: Length of a tick of physiology time stamps [ms]: 2.5 at Siemens, others differ and the header does not say.
+        tick_ms: float = 2.5
+        #: Window over k-space: none, hamming, tukey.
+        filter: str = "none"
+
+        def __post_init__(self) -> None:
+            if self.method != "auto" and self.method not in ladder.RUNGS:
+                raise ValueError(f"method must be auto, {', '.join(ladder.RUNGS)}, is {self.method!r}")
+            if self.filter not in FILTERS:
+                raise ValueError(f"filter must be {', '.join(FILTERS)}, is {self.filter!r}")
+            if not 0.0 <= self.max_missing < 1.0:
+                raise ValueError(f"max_missing must be in [0, 1), is {self.max_missing!r}")
+            if self.tick_ms <= 0:
+                raise ValueError(f"tick_ms must be positive, is {self.tick_ms!r}")
+
+    options: Options
+
+    def setup(self, runtime: dn.Runtime) -> None:
+        self.device = torch.device(runtime.device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, runtime.threads))
+        self.progress: Callable[[str, float], None] = runtime.progress
+        network, absent = None, ""
+        if self.options.learned or self.options.method == "learned":
+            if (runtime.weights / MANIFEST).is_file():
+                from models.mr_recon import bundle  # only where there are weights
+
+                network = bundle.load(runtime.weights, self.device)
+            else:
+                absent = "no weights are installed"
+        self.ladder = ladder.Ladder(self.options.method, network, absent)
+
+    def begin(self, header: dn.KSpaceHeader) -> Measurement:
+        if not header.encodings:
+            raise dn.Unsuitable("the header has no encoding: no matrix, no field of view")
+        mr_readouts.refuse_encoding(header.encodings[0])
+        return Measurement(self, header)

@@ -1,0 +1,380 @@
+"""One measurement being reconstructed while its readouts arrive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dicomnode import pipeline as dn
+from dicomnode.kspace import Flag, Trajectory
+from models.mr_recon import geometry, ladder, lines, noncartesian, prep, scale
+from pipelines import mr_images, mr_planes, mr_readouts
+from pipelines.mr_images import Part, Unit
+from pipelines.mr_readouts import Kind
+
+if TYPE_CHECKING:
+    from pipelines.mr_recon import MRReconstruction
+
+#: Encoding, repetition, slice.
+Place = tuple[int, int, int]
+#: Readouts of calibration that a slice takes: those of its first contrast, phase, set and repetition.
+First = tuple[int, int, int, int]
+#: Axes where the header has none, and it is allowed to have none: the scanner's.
+NO_GEOMETRY: Final = np.eye(3)
+
+
+@dataclass(slots=True)
+class Series:
+    """What all planes of one encoding share, fixed by the first."""
+
+    scale: float
+    rung: str
+    description: str
+    spacing: tuple[float, float]
+    thickness: float
+
+
+class Measurement(dn.Stream):
+    """Gathers readouts by slice, and reconstructs a slice when it is complete."""
+
+    def __init__(self, pipeline: MRReconstruction, header: dn.KSpaceHeader) -> None:
+        self.options, self.ladder, self.device = pipeline.options, pipeline.ladder, pipeline.device
+        self.progress = pipeline.progress
+        self.header = header
+        self.gate = mr_readouts.Gate(header)
+        self.profiles: dict[int, mr_readouts.Profiles] = {}
+        self.noise, self.noise_readouts = prep.Noise(), 0
+        self.noise_dwell = 0.0
+        self.whitening: prep.Whitening | None = None
+        self.units: dict[Place, Unit] = {}
+        self.done: set[Place] = set()
+        self.separate: dict[tuple[int, int], tuple[First, lines.Lines]] = {}
+        self.most_rows: dict[int, int] = {}
+        self.series: dict[int, Series] = {}
+        self.planes: dict[int, list[dn.ReconstructedPlane]] = {}
+        self.axes: np.ndarray | None = None
+        self.kinds: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        self.late = 0
+        self.angles: dict[Place, int] = {}
+        self.notes: list[str] = []
+        self.quality: dict[str, list[float]] = {}
+
+    def add(self, readout: dn.Readout) -> Sequence[dn.Reconstruction]:
+        kind = mr_readouts.kind_of(readout)
+        if self.gate.admits(readout, kind):
+            self.kinds[kind] += 1
+            self._take(readout, kind)
+        # The flags of a readout that is left out count too: it may be the one that ends the slice.
+        return self._complete(self._ended(readout, kind))
+
+    def finish(self, *, incomplete: bool = False) -> Sequence[dn.Reconstruction]:
+        made = self._complete(sorted(self.units))
+        if incomplete:
+            self.notes.append("the measurement ended before the scanner said that it was complete")
+        if not self.series:
+            raise dn.Unsuitable(self._nothing())
+        return made
+
+    def result(self) -> dn.Result:
+        if not self.series:
+            raise dn.Unsuitable(self._nothing())
+        late = [f"{self.late} readouts came after their image was complete, and were left out"] if self.late else []
+        notes = tuple(dict.fromkeys((*self.notes, *self.gate.sentences(), *late)))
+        reconstructions = tuple(self._reconstruction(index, planes) for index, planes in sorted(self.planes.items()))
+        known = {name: [v for v in values if np.isfinite(v)] for name, values in self.quality.items()}
+        quality = {name: float(np.mean(values)) for name, values in known.items() if values}
+        return dn.Result(reconstructions=reconstructions, notes=notes, quality=quality)
+
+    def _take(self, readout: dn.Readout, kind: Kind) -> None:
+        if kind is Kind.NOISE:
+            if self.whitening is None:
+                # Scaled to readouts of 1 us here, and to the images' when they are known.
+                self.noise.add(readout.data, readout.dwell_time or 1.0)
+                self.noise_readouts += 1
+                self.noise_dwell = readout.dwell_time
+            else:
+                self.notes.append("a noise scan after the first image was not used")
+            return
+        if kind is Kind.OTHER:
+            return
+        profiles = self._profiles(readout.encoding)
+        if kind is Kind.PHASE_CORRECTION:
+            profiles.navigate(readout)
+            return
+        self._orient(readout)
+        if kind is Kind.CALIBRATION:
+            self._calibrate(readout, profiles)
+            return
+        place = (readout.encoding, readout.repetition, readout.slice)
+        if place in self.done:
+            self.late += 1
+            return
+        unit = self.units.get(place)
+        if unit is None:
+            unit = Unit(self.header.encodings[readout.encoding], profiles, noise=not self.noise_readouts)
+            self.units[place] = unit
+        if unit.encoding.trajectory in mr_readouts.NON_CARTESIAN:
+            unit.add_samples(readout, self._trajectory(readout, place))
+        else:
+            unit.add(readout)
+
+    def _profiles(self, encoding: int) -> mr_readouts.Profiles:
+        if encoding not in self.profiles:
+            mr_readouts.refuse_encoding(self.header.encodings[encoding])
+            self.profiles[encoding] = mr_readouts.Profiles(self.header.encodings[encoding])
+        return self.profiles[encoding]
+
+    def _orient(self, readout: dn.Readout) -> None:
+        """Refuse a measurement without geometry as soon as the first line shows it."""
+        if self.axes is not None:
+            return
+        self.axes = self._axes(readout)
+
+    def _axes(self, readout: dn.Readout) -> np.ndarray:
+        try:
+            return geometry.directions(readout.read_dir, readout.phase_dir, readout.slice_dir)
+        except geometry.GeometryError as error:
+            if not self.options.allow_no_geometry:
+                raise dn.Unsuitable(
+                    f"no geometry: {error}; option allow_no_geometry makes images without a place in the patient"
+                ) from error
+            self.notes.append(f"no geometry: {error}; positions only number the slices")
+            return NO_GEOMETRY
+
+    def _calibrate(self, readout: dn.Readout, profiles: mr_readouts.Profiles) -> None:
+        place = (readout.encoding, readout.slice)
+        own = (readout.repetition, readout.contrast, readout.set, readout.phase)
+        first, gathered = self.separate.setdefault(place, (own, lines.Lines()))
+        if own == first:
+            row, partition = mr_readouts.place(self.header.encodings[readout.encoding], readout)
+            gathered.add(row, partition, profiles.profile(readout))
+
+    def _trajectory(self, readout: dn.Readout, place: Place) -> Tensor:
+        """(sample, 2) of the samples that are kept, as the readout has it or as the header's rule makes it."""
+        keep = slice(readout.discard_pre, readout.data.shape[1] - readout.discard_post)
+        if readout.trajectory is not None:
+            return torch.tensor(np.asarray(readout.trajectory, np.float32)[keep])
+        encoding, user = self.header.encodings[readout.encoding], self.header.user
+        step: float | str | None = user.get("angle_increment_deg")
+        if step is None and encoding.trajectory is Trajectory.GOLDEN_ANGLE:
+            step = noncartesian.GOLDEN_ANGLE
+        if encoding.trajectory is Trajectory.SPIRAL or not isinstance(step, int | float):
+            raise dn.Unsuitable(
+                f"{encoding.trajectory.value} readouts without a trajectory, and the header's user parameters give no "
+                "angle_increment_deg"
+            )
+        count = self.angles.get(place, 0)
+        self.angles[place] = count + 1
+        return noncartesian.spoke(count * float(step), readout.data.shape[1], readout.center_sample)[keep]
+
+    def _ended(self, readout: dn.Readout, kind: Kind) -> list[Place]:
+        """The slices that are complete because of ``readout``."""
+        if readout.has(Flag.LAST_IN_MEASUREMENT):
+            return sorted(self.units)
+        if kind in (Kind.NOISE, Kind.OTHER, Kind.CALIBRATION):
+            return []
+        place = (readout.encoding, readout.repetition, readout.slice)
+        if readout.has(Flag.LAST_IN_REPETITION):
+            return sorted(key for key in self.units if key[:2] == place[:2])
+        unit = self.units.get(place)
+        if unit is not None and ((readout.has(Flag.LAST_IN_SLICE) and unit.ends_with(readout)) or unit.whole()):
+            return [place]
+        return []
+
+    def _complete(self, places: list[Place]) -> list[dn.Reconstruction]:
+        made: dict[int, list[dn.ReconstructedPlane]] = {}
+        for place in places:
+            unit = self.units.pop(place)
+            self.done.add(place)
+            began = time.perf_counter()
+            planes = self._reconstruct(place, unit)
+            if planes:
+                self._measure("seconds_per_plane", (time.perf_counter() - began) / len(planes))
+                made.setdefault(place[0], []).extend(planes)
+                self.planes.setdefault(place[0], []).extend(planes)
+            self.progress("reconstructing", 0.5)
+        return [self._reconstruction(encoding, planes) for encoding, planes in made.items()]
+
+    def _reconstruct(self, place: Place, unit: Unit) -> list[dn.ReconstructedPlane]:
+        whitening = self._whitening(unit)
+        if unit.encoding.trajectory in mr_readouts.NON_CARTESIAN:
+            return self._off_grid(place, unit, whitening)
+        separate = self.separate.get((place[0], place[2]), ((0, 0, 0, 0), lines.Lines()))[1]
+        problems = mr_images.Problems(
+            unit, whitening, separate, self.options.max_missing, self.most_rows.get(place[0], 0)
+        )
+        parts = problems.parts()
+        for refused in problems.refused:
+            self.notes.append(f"slice {place[2]} of repetition {place[1]} left out: {refused}")
+        solved: list[tuple[Part, Tensor, ladder.Outcome]] = []
+        for part in parts:
+            self.most_rows[place[0]] = max(self.most_rows.get(place[0], 0), part.problem.sampling.measured)
+            outcome = self._solve(place, part)
+            if outcome is not None:
+                solved.append((part, mr_planes.magnitudes(part, outcome.images, unit, self.options.filter), outcome))
+        if not solved:
+            return []
+        self._begin_series(place, unit, [images for _, images, _ in solved], solved[0][2])
+        return [plane for part, images, outcome in solved for plane in self._planes(place, unit, part, images, outcome)]
+
+    def _solve(self, place: Place, part: Part) -> ladder.Outcome | None:
+        begun = self.series.get(place[0])
+        networks = begun is None or begun.rung == "learned"
+        problem = part.problem
+        if self.device.type != "cpu":
+            problem = problem.on(self.device)
+        try:
+            outcome = self.ladder.reconstruct(problem, networks=networks)
+        except ArithmeticError as error:
+            self.notes.append(f"slice {place[2]} of repetition {place[1]} left out: {error}")
+            return None
+        self._measure("acceleration", problem.sampling.acceleration)
+        for name, value in outcome.quality.items():
+            self._measure(name, value)
+        self.notes += [f"Reconstruction fallback: {reason}" for reason in outcome.reasons]
+        return replace(outcome, images=outcome.images.cpu())
+
+    def _off_grid(self, place: Place, unit: Unit, whitening: prep.Whitening) -> list[dn.ReconstructedPlane]:
+        """Radial and spiral images, one frame after the other."""
+        encoding, line, planes = unit.encoding, unit.profiles.line, []
+        rows = prep.Line.of(encoding.encoded_matrix[1], encoding.encoded_fov[1], encoding.recon_fov[1]).kept
+        shape = (rows, line.kept)
+        for frame, image in sorted(unit.images.items()):
+            samples = whitening.apply(torch.cat(image.samples, 1), 0)
+            try:
+                trajectory = noncartesian.in_cycles(torch.cat(image.trajectory), encoding.encoded_matrix[1::-1], shape)
+                made = noncartesian.reconstruct(samples.to(self.device), trajectory.to(self.device), shape).cpu()
+            except noncartesian.TrajectoryError as error:
+                raise dn.Unsuitable(str(error)) from error
+            except ladder.FAILURES as error:
+                self.notes.append(f"slice {place[2]} of repetition {place[1]} left out: {error}")
+                continue
+            made = geometry.resample(made, 0, rows * encoding.encoded_fov[1] / encoding.encoded_matrix[1],
+                                     encoding.recon_matrix[1], encoding.recon_fov[1])  # fmt: skip
+            made = geometry.resample(made, 1, line.kept * encoding.encoded_fov[0] / line.columns,
+                                     encoding.recon_matrix[0], encoding.recon_fov[0])  # fmt: skip
+            pixels = mr_images.filtered(made, self.options.filter).abs()
+            outcome = ladder.Outcome(images=made[None, None], rung="nufft-cg", maps="low-resolution")
+            self._begin_series(place, unit, [pixels], outcome)
+            planes.append(self._plane(place, unit, frame, 0, pixels, ""))
+        return planes
+
+    def _whitening(self, unit: Unit) -> prep.Whitening:
+        """Of the noise scan, else of the first image's readouts; the same for the whole measurement."""
+        if self.whitening is not None:
+            return self.whitening
+        dwell = next(iter(unit.images.values())).central.dwell_time or self.noise_dwell or 1.0
+        try:
+            if self.noise_readouts:
+                self.whitening = self.noise.whitening(self.header.noise_bandwidth * dwell)
+        except ValueError as error:
+            self.notes.append(f"noise scan not used: {error}")
+        if self.whitening is None:
+            noise = unit.noise or mr_images.EdgeNoise()
+            try:
+                self.whitening = noise.whitening()
+                self.notes.append("no noise scan: noise estimated from the ends of the readouts")
+            except ValueError as error:
+                same = torch.eye(self.gate.coils, dtype=torch.complex64)
+                self.whitening = prep.Whitening(same, np.zeros(1), (), "none")
+                self.notes.append(f"noise not known: {error}")
+        for channel in self.whitening.rejected:
+            self.notes.append(f"receiver channel {channel} left out: its noise is {self.whitening.sd[channel]:.3g}")
+        self._measure("noise_sd", float(np.median(self.whitening.sd)))
+        return self.whitening
+
+    def _measure(self, name: str, value: float) -> None:
+        self.quality.setdefault(name, []).append(value)
+
+    def _begin_series(self, place: Place, unit: Unit, images: list[Tensor], outcome: ladder.Outcome) -> None:
+        """Fix what all planes share, from the first slice that is complete."""
+        if place[0] in self.series:
+            return
+        encoding = unit.encoding
+        size, fov = encoding.recon_matrix, encoding.recon_fov
+        self.series[place[0]] = Series(
+            scale=scale.factor(torch.cat([image.flatten() for image in images])),
+            rung=outcome.rung,
+            description=self._description(outcome),
+            spacing=(fov[1] / size[1], fov[0] / size[0]),
+            thickness=mr_planes.thickness(encoding),
+        )
+
+    def _description(self, outcome: ladder.Outcome) -> str:
+        assert self.whitening is not None
+        said = [f"{ladder.LABELS[outcome.rung]} ({outcome.rung}) from k-space"]
+        if outcome.maps:
+            said.append(f"coil maps {outcome.maps}")
+        said.append({"scan": "noise whitened", "edges": "channels scaled to equal noise"}.get(
+            self.whitening.source, "noise not known"))  # fmt: skip
+        if self.options.filter != "none":
+            said.append(f"{self.options.filter} filter")
+        said += [f"Reconstruction fallback: {reason}" for reason in outcome.reasons]
+        return "; ".join((*said, *outcome.remarks))
+
+    def _planes(
+        self, place: Place, unit: Unit, part: Part, images: Tensor, outcome: ladder.Outcome
+    ) -> list[dn.ReconstructedPlane]:
+        series, planes = self.series[place[0]], []
+        for index, frame in enumerate(part.frames):
+            said = [part.missing[frame]]
+            if outcome.rung != series.rung:
+                said.append("; ".join((f"reconstructed by {ladder.LABELS[outcome.rung]}", *outcome.reasons)))
+            said += [remark for remark in outcome.remarks if remark not in series.description]
+            remark = "; ".join(text for text in said if text)
+            for partition, pixels in enumerate(images[index], part.partition):
+                planes.append(self._plane(place, unit, frame, partition, pixels, remark))
+        return planes
+
+    def _plane(
+        self, place: Place, unit: Unit, frame: mr_images.Frame, partition: int, pixels: Tensor, remark: str
+    ) -> dn.ReconstructedPlane:
+        contrast, member, phase = frame
+        central = unit.images[frame].central
+        axes = self._axes(central)
+        where = mr_planes.place(unit.encoding, central, axes, partition)
+        deep = unit.encoding.recon_matrix[2] if mr_readouts.volume(unit.encoding) else 1
+        first = where.position
+        if axes is NO_GEOMETRY and not any(central.position):
+            first = first + np.array([0.0, 0.0, place[2] * self.series[place[0]].thickness])
+        return dn.ReconstructedPlane(
+            array=pixels.numpy().astype(np.float32),
+            position=first,
+            orientation=where.orientation,
+            slice=place[2] * deep + partition,
+            contrast=contrast,
+            phase=phase,
+            repetition=place[1],
+            set=member,
+            trigger_time=mr_planes.trigger_times(unit, self.options.tick_ms)[frame],
+            remark=remark,
+        )
+
+    def _reconstruction(self, encoding: int, planes: list[dn.ReconstructedPlane]) -> dn.Reconstruction:
+        series = self.series[encoding]
+        return dn.Reconstruction(
+            planes=tuple(planes),
+            pixel_spacing=series.spacing,
+            thickness=series.thickness,
+            role="magnitude" if encoding == 0 else f"magnitude-{encoding}",
+            label=ladder.LABELS[series.rung],
+            description=series.description,
+            learned=series.rung == "learned",
+            scale=series.scale,
+        )
+
+    def _nothing(self) -> str:
+        """Why there is no image."""
+        if self.notes and self.kinds[Kind.IMAGE]:
+            return "no image: " + "; ".join(dict.fromkeys(self.notes))
+        skipped = self.gate.sentences()
+        if skipped and not sum(self.kinds.values()):
+            return "no readout is usable: " + "; ".join(skipped)
+        seen = [f"{count} of {kind.value}" for kind, count in self.kinds.items() if count]
+        return "; ".join((f"no imaging readouts: {', '.join(seen) or 'nothing came'}", *skipped))
