@@ -1,6 +1,6 @@
 """The only place that knows every room: builds them from the configuration, starts them, stops them in order.
 
-Start: database, receiver process, assembler, dispatcher, outbox, notifier, housekeeping.
+Start: database, receiver process, MRD listener, assembler, dispatcher, outbox, notifier, housekeeping.
 Stop: the receiver first (no new work), then the rooms along the flow, so that what was acknowledged is in the table.
 """
 
@@ -10,23 +10,30 @@ import fcntl
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
+
+from pydicom import Dataset
 
 from dicomnode import __version__
 from dicomnode.assemble.assembler import Assembler
-from dicomnode.config import Config, Destination, Query
-from dicomnode.dispatch import Outbox, count_instances, echo
+from dicomnode.config import Config, Destination, MrdQuery, Query
+from dicomnode.dispatch import Outbox, count_instances, echo, find_study
 from dicomnode.dispatch.notify import Notifier
 from dicomnode.errors import ConfigError, NodeError
 from dicomnode.execute.dispatcher import Dispatcher
 from dicomnode.execute.slots import local_executor
 from dicomnode.housekeep import Housekeeper
-from dicomnode.receive.process import ReceiverProcess
+from dicomnode.receive.process import ListeningProcess, ReceiverProcess
 from dicomnode.rules import check_rules
 from dicomnode.store import results, schema
 from dicomnode.store.db import Database, migrate, open_database
+
+if TYPE_CHECKING:
+    from dicomnode.receive.mrd.filer import RawFiler
+    from dicomnode.receive.mrd.process import MRDProcess
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ class Node:
         self._lock: IO[str] | None = None
         data = config.node.data
         try:
-            for name in ("spool", "quarantine", "results"):
+            for name in ("spool", "quarantine", "results", "raw"):
                 (data / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"node.data: cannot use {data}: {error.strerror}") from error
@@ -58,7 +65,21 @@ class Node:
         self.dispatcher = Dispatcher(config, self.database, local_executor(config), on_stored=self._stored)
         self.assembler = Assembler(config, self.database, count=self._count, on_queued=self.dispatcher.wake)
         self.housekeeper = Housekeeper(config, self.database, echo=self._echo)
-        self._watch = threading.Thread(target=self._supervise, name="receiver-watch")
+        self.mrd: MRDProcess | None = None
+        self.filer: RawFiler | None = None
+        self._watches = [threading.Thread(target=self._supervise, args=(self.receiver, self.assembler.wake))]
+        if config.mrd is not None:
+            self._take_raw_data(config)
+
+    def _take_raw_data(self, config: Config) -> None:
+        """Build the rooms of raw k-space; a node without them does not load what they need (h5py, ismrmrd)."""
+        from dicomnode.execute import stream
+        from dicomnode.receive.mrd.filer import RawFiler
+        from dicomnode.receive.mrd.process import MRDProcess
+
+        self.mrd = MRDProcess(config, stream.command(config))
+        self.filer = RawFiler(config, self.database, find=self._find, on_filed=self.assembler.wake)
+        self._watches.append(threading.Thread(target=self._supervise, args=(self.mrd, self.filer.wake)))
 
     def _stored(self) -> None:
         """A job ended: what it made may leave, and what it found may be told."""
@@ -67,6 +88,9 @@ class Node:
 
     def _count(self, query: Query, study_uid: str, series_uid: str) -> int | None:
         return count_instances(query, self.config.node.ae_title, study_uid, series_uid)
+
+    def _find(self, query: MrdQuery, study_uid: str) -> Dataset | None:
+        return find_study(query, self.config.node.ae_title, study_uid)
 
     def _echo(self, destination: Destination) -> str:
         return echo(destination, destination.calling_ae_title or self.config.node.ae_title)
@@ -83,12 +107,16 @@ class Node:
     def start(self) -> None:
         """Start every room; returns when the receiver listens."""
         self.receiver.start()
+        if self.mrd is not None and self.filer is not None:
+            self.mrd.start()
+            self.filer.start()
         self.dispatcher.start()
         self.assembler.start()
         self.outbox.start()
         self.notifier.start()
         self.housekeeper.start()
-        self._watch.start()
+        for watch in self._watches:
+            watch.start()
         logger.info(
             "Node is up",
             extra={
@@ -97,28 +125,35 @@ class Node:
             },
         )  # fmt: skip
 
-    def _supervise(self) -> None:
-        """Pass the receiver's pokes on, and start it again if it dies."""
+    def _supervise(self, child: ListeningProcess, wake: Callable[[], None]) -> None:
+        """Pass a listener's pokes on, and start it again if it dies."""
         while not self._stop.is_set():
-            if self.receiver.wait(1.0):
-                self.assembler.wake()
-            if not self.receiver.alive and not self._stop.is_set():
-                logger.error("Receiver died; starting it again", extra={"action": "receiver_restarted"})
+            if child.wait(1.0):
+                wake()
+            if not child.alive and not self._stop.is_set():
+                logger.error(
+                    "A listener died: %s; starting it again", child.name, extra={"action": "receiver_restarted"}
+                )
                 self._stop.wait(_RESTART_S)
                 try:
-                    self.receiver.start()
+                    child.start()
                 except (NodeError, OSError) as error:
                     extra = {"action": "receiver_failed", "error": str(error)}
-                    logger.error("Receiver does not start; trying again", extra=extra)
+                    logger.error("%s does not start; trying again", child.name, extra=extra)
 
     def stop(self) -> None:
         """Stop every room along the flow; what is unfinished is in the table and goes on at the next start."""
         if self._stop.is_set():
             return
         self._stop.set()
-        if self._watch.is_alive():
-            self._watch.join(10)
+        for watch in self._watches:
+            if watch.is_alive():
+                watch.join(10)
         self.receiver.close()
+        if self.mrd is not None:
+            self.mrd.close()
+        if self.filer is not None:
+            self.filer.stop()
         self.assembler.stop()
         self.dispatcher.stop()
         self.outbox.stop()

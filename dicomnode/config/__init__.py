@@ -15,6 +15,7 @@ from dicomnode.config.model import (
     Rule,
     Source,
 )
+from dicomnode.config.mrd import Mrd, MrdConfig, MrdQuery
 from dicomnode.config.notify import Hl7, Hook, Webhook
 from dicomnode.config.reading import load, parse
 
@@ -26,6 +27,9 @@ __all__ = [
     "Execute",
     "Hl7",
     "Hook",
+    "Mrd",
+    "MrdConfig",
+    "MrdQuery",
     "PipelineSettings",
     "Query",
     "Receive",

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicomnode.config.mrd import Mrd
 from dicomnode.config.notify import Hook
 from dicomnode.dicom import digest
 from dicomnode.domain import Band, Flavour, ObjectKind
@@ -321,6 +322,8 @@ class Config(_Model):
     retention: Retention = Retention()
     #: Name -> whom to tell of a positive urgent finding, and how.
     notify: dict[Annotated[str, Field(min_length=1, max_length=64)], Hook] = {}
+    #: Raw k-space from scanners and folders; None: no listener.
+    mrd: Mrd | None = None
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
@@ -336,6 +339,10 @@ class Config(_Model):
                 for name in rule.send_to
                 if name not in self.destinations
             ]
+        for name, one in self.mrd.configs.items() if self.mrd else ():
+            if one.pipeline not in self.pipelines:
+                hint = near(one.pipeline, self.pipelines)
+                wrong.append(f"mrd.configs.{name}.pipeline: {one.pipeline!r} is not under pipelines{hint}")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

@@ -1,19 +1,26 @@
-"""How many instances does the archive have of a series? Asked by C-FIND, Study Root."""
+"""What does the archive know of a series or a study? Asked by C-FIND, Study Root."""
 
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from pydicom import Dataset
 from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot  # type: ignore[attr-defined]
 
-from dicomnode.config import Query
+from dicomnode.config import MrdQuery, Query
 from dicomnode.dispatch.association import associate
 from dicomnode.errors import DispatchError
 
 logger = logging.getLogger(__name__)
+
+#: What identifies patient and study (PS3.4 C.6.2.1.2; other archives answer with what they have of it).
+_STUDY_KEYS: Final = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
+)  # fmt: skip
 
 
 def count_instances(query: Query, calling_ae: str, study_uid: str, series_uid: str) -> int | None:
@@ -32,6 +39,24 @@ def count_instances(query: Query, calling_ae: str, study_uid: str, series_uid: s
         logger.warning(
             "Archive was not counted in",
             extra={"action": "count_failed", "series_uid": series_uid, "peer": query.ae_title, "error": str(error)},
+        )
+        return None
+
+
+def find_study(query: MrdQuery, calling_ae: str, study_uid: str) -> Dataset | None:
+    """Patient and study of a Study Instance UID; None if the archive does not know it, or does not answer."""
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", study_uid
+    for keyword in _STUDY_KEYS:
+        setattr(keys, keyword, None)
+    try:
+        with associate(query, calling_ae, [build_context(StudyRoot)]) as assoc:
+            # Some archives ignore keys they do not match on.
+            return next((one for one in _answers(assoc, keys) if one.get("StudyInstanceUID") == study_uid), None)
+    except DispatchError as error:
+        logger.warning(
+            "Archive was not asked about a study",
+            extra={"action": "find_failed", "study_uid": study_uid, "peer": query.ae_title, "error": str(error)},
         )
         return None
 

@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import yaml
 
-from dicomnode.errors import PipelineNotLoadable
-from dicomnode.pipeline import Pipeline
+from dicomnode.errors import NodeError, PipelineNotLoadable
+from dicomnode.pipeline import Pipeline, Runtime
 
 #: Folder that holds the ``models`` package: weights are named relative to it.
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -90,3 +90,26 @@ def check_weights(folder: Path) -> str:
         if seen != sha256:
             raise PipelineNotLoadable(f"weights {folder / name} do not match the manifest (sha256 {seen[:12]}...)")
     return hashlib.sha256("".join(f"{name}{sha}" for name, sha in sorted(wanted.items())).encode()).hexdigest()
+
+
+def load_pipeline(
+    class_name: str, weights: Path | None, options: Mapping[str, Any], runtime: Callable[[Path], Runtime]
+) -> tuple[Pipeline[Any], str]:
+    """Make a pipeline that is ready to run; returns it and the digest of its weights.
+
+    Parameters
+    ----------
+    runtime
+        What the pipeline is given, by the folder of its weights.
+    """
+    cls = load_class(class_name)
+    folder = weights_folder(cls, weights)
+    digest = check_weights(folder)
+    pipeline = cls(make_options(cls, options))
+    try:
+        pipeline.setup(runtime(folder))
+    except NodeError:
+        raise
+    except Exception as error:
+        raise PipelineNotLoadable(f"setup of {class_name} failed: {type(error).__name__}: {error}") from error
+    return pipeline, digest

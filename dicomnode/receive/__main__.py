@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
-import json
 import os
 import resource
 import select
@@ -19,10 +17,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dicomnode.parent import die_with
+from dicomnode.receive.child import poke, say
+
 if TYPE_CHECKING:
     from dicomnode.receive.settings import Settings
 
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 #: One busy thread (the committer) must not keep the others from the interpreter for the usual 5 ms: ingest study, 6.
 _SWITCH_INTERVAL: Final = 0.0002
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until standard input closes (child) or a signal comes."""
     options = _options(arguments)
     if options.parent:
-        _die_with(options.parent)
+        die_with(options.parent)
     # pydicom loads numpy when it can. The receiver never decodes pixels, and numpy would be a fifth of its memory.
     sys.modules["numpy"] = None  # type: ignore[assignment]
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -91,18 +91,18 @@ def _run(settings: Settings, poke_fd: int | None, *, lifeline: int | None) -> in
     for number in (signal.SIGTERM, signal.SIGINT):
         # Ctrl-C at a terminal reaches the whole group; the node then stops its children in order, by their lifeline.
         ignored = number == signal.SIGINT and lifeline is not None
-        signal.signal(number, signal.SIG_IGN if ignored else lambda *_: _write(waker))
+        signal.signal(number, signal.SIG_IGN if ignored else lambda *_: poke(waker))
     try:
         if lifeline is None:
             _migrate(settings)
-        receiver = Receiver(settings, lambda: _write(poke_fd))
+        receiver = Receiver(settings, lambda: poke(poke_fd))
     except NodeError as error:
-        _say({"failed": str(error)})
+        say({"failed": str(error)})
         return 1
     gc.collect()
     gc.freeze()  # the library's tables are not searched for garbage again and again
     receiver.start()
-    _say({"port": receiver.port})
+    say({"port": receiver.port})
     select.select([woken] if lifeline is None else [woken, lifeline], [], [])
     receiver.stop()
     sys.stderr.flush()
@@ -115,23 +115,6 @@ def _migrate(settings: Settings) -> None:
     database = open_database(settings.database, Path(settings.data))
     migrate(database)
     database.close()
-
-
-def _say(answer: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-def _write(descriptor: int | None) -> None:
-    if descriptor is not None:
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # full: the reader has enough to wake it
-            os.write(descriptor, b"\n")
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from dicomnode.errors import NodeError
 from dicomnode.receive.settings import Settings
@@ -27,25 +27,36 @@ if TYPE_CHECKING:
     from dicomnode.config import Config
 
 
-class ReceiverProcess:
-    """Starts, watches and stops the receiver. May be started again after it died; `port` and `fileno` then stay.
+class _Told(Protocol):
+    """Settings of a child: it listens on ``port``, and reads them as one line."""
+
+    @property
+    def port(self) -> int: ...
+
+    def to_json(self) -> str: ...
+
+
+class ListeningProcess:
+    """Starts, watches and stops a listener. May be started again after it died; `port` and `fileno` then stay.
 
     Parameters
     ----------
-    config
-        The node's configuration, or the settings alone.
+    module
+        What the child executes.
+    name
+        What it is called in messages.
     """
 
-    def __init__(self, config: Config | Settings) -> None:
-        self.settings = config if isinstance(config, Settings) else Settings.of(config)
+    def __init__(self, settings: _Told, *, module: str, name: str) -> None:
+        self._told, self._module, self.name = settings, module, name
         #: Where it listens, known once started.
-        self.port = self.settings.port
+        self.port = settings.port
         self._process: subprocess.Popen[bytes] | None = None
         self._wake, self._poke = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._poke, False)
 
-    def __enter__(self) -> ReceiverProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -97,8 +108,8 @@ class ReceiverProcess:
             It does not listen within ``timeout`` seconds; the message says why.
         """
         if self.alive:
-            raise NodeError("the receiver runs already")
-        command = [sys.executable, "-m", "dicomnode.receive", "--child", str(self._poke)]
+            raise NodeError(f"{self.name} runs already")
+        command = [sys.executable, "-m", self._module, "--child", str(self._poke)]
         if threading.current_thread() is threading.main_thread():
             command += ["--parent", str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -110,12 +121,12 @@ class ReceiverProcess:
         )
         try:
             assert self._process.stdin is not None
-            self._process.stdin.write(self.settings.to_json().encode() + b"\n")
+            self._process.stdin.write(self._told.to_json().encode() + b"\n")
             self._process.stdin.flush()
             self.port = self._listens_on(timeout)
         except (OSError, NodeError) as error:
             self.stop(1)
-            raise NodeError(f"the receiver did not start: {error}") from error
+            raise NodeError(f"{self.name} did not start: {error}") from error
 
     def stop(self, timeout: float = 20) -> None:
         """End it: objects on their way finish, the last rows are written; killed after ``timeout`` seconds."""
@@ -159,6 +170,20 @@ class ReceiverProcess:
         if "failed" in answer:
             raise NodeError(answer["failed"])
         return int(answer["port"])
+
+
+class ReceiverProcess(ListeningProcess):
+    """The Storage SCP.
+
+    Parameters
+    ----------
+    config
+        The node's configuration, or the settings alone.
+    """
+
+    def __init__(self, config: Config | Settings) -> None:
+        self.settings = config if isinstance(config, Settings) else Settings.of(config)
+        super().__init__(self.settings, module="dicomnode.receive", name="the receiver")
 
 
 def _python_path() -> str:

@@ -156,6 +156,19 @@ def paths(connection: Connection) -> set[str]:
     return set(connection.scalars(select(schema.instance.c.path)))
 
 
+def paths_of_study(connection: Connection, study_uid: str, limit: int = 20) -> list[str]:
+    """Spool paths of some instances of a study, those that came last first."""
+    table = schema.instance
+    return list(
+        connection.scalars(
+            select(table.c.path)
+            .where(table.c.study_uid == study_uid)
+            .order_by(table.c.received_at.desc(), table.c.sop_instance_uid)
+            .limit(limit)
+        )
+    )
+
+
 def connected_senders(connection: Connection) -> set[str]:
     """Calling AE titles that have an association open now, whatever it carries."""
     table = schema.association
