@@ -89,9 +89,10 @@ def gate(found: dict[str, Any]) -> str:
         reasons = Counter(one["refused"].split(" ")[0] for one in refused)
         lines.append(
             f"*{kind}*, uniform R=4, {len(tried)} samplings (every first line, "
-            f"{', '.join(str(w) for w in sorted({one['lines'] for one in tried}))} calibration lines, coils compressed "
-            f"as the node does): {len(refused)} refused, {len(good)} let through and at least as good as CG-SENSE, "
-            f"{len(bad)} let through and worse. Against CG-SENSE, gate aside: {min(gains):+.2f} to {max(gains):+.2f} dB."
+            f"{', '.join(str(w) for w in sorted({one['lines'] for one in tried}))} calibration lines, coils "
+            f"compressed as the node does): {len(refused)} refused, {len(good)} let through and at least as good as CG-SENSE, "
+            f"{len(bad)} let through and worse. Against CG-SENSE, gate aside: {min(gains):+.2f} to "
+            f"{max(gains):+.2f} dB."
             + (f" Reasons: {', '.join(f'{word} ({n})' for word, n in reasons.items())}." if reasons else "")
         )
     return "### The gate on real data\n\n" + "\n\n".join(lines) + "\n"
@@ -128,8 +129,8 @@ def training(log: dict[str, Any]) -> str:
     ended = "" if log["finished"] else " **The run was cut short.**"
     return (
         f"### Training run\n\n{log['steps']} steps of {log['config']['single']} single-coil and "
-        f"{log['config']['multiple']} multi-coil slabs, {log['training_seconds'] / 60:.0f} minutes of clock on a crowded "
-        f"machine ({log['device']}, torch {log['torch']}).{ended} Data: {log['training_data']}.\n"
+        f"{log['config']['multiple']} multi-coil slabs, {log['training_seconds'] / 60:.0f} minutes of clock on a "
+        f"crowded machine ({log['device']}, torch {log['torch']}).{ended} Data: {log['training_data']}.\n"
     )
 
 
