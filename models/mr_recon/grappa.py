@@ -7,6 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
+#: Calibration equations per unknown weight below which a kernel of fewer lines fits better: on a 16-channel phantom with
+#: R=3 and 16 lines (2.7 per unknown) 4 lines reach 35.4 dB and 2 lines 42.0; from 6 on they are alike.
+LEAST_EQUATIONS = 6
+
+
 def _lines(mask: Tensor) -> Tensor:
     """Bool (ky,): the lines of a mask (ky,), (ky, kx) or (1, ky, kx) that were measured."""
     measured = mask.to(torch.bool)
@@ -39,13 +44,20 @@ def _weights(acs: Tensor, offsets: tuple[int, ...], columns: int, damping: float
     return torch.linalg.solve(gram, sources.mH @ target)
 
 
+def _equations(acs: Tensor, acceleration: int, height: int, columns: int) -> float:
+    """How many equations the calibration block has for every unknown weight."""
+    coils, lines, width = acs.shape
+    rows = lines - acceleration * (height - 1)
+    return rows * (width - columns + 1) / (coils * height * columns)
+
+
 def fill(
     kspace: Tensor,
     mask: Tensor,
     acs: Tensor,
     acceleration: int,
     kernel: tuple[int, int] = (4, 5),
-    damping: float = 1e-4,
+    damping: float = 1e-3,
 ) -> Tensor:
     """K-space with the lines that uniform undersampling left out.
 
@@ -64,7 +76,8 @@ def fill(
     kernel
         Measured lines and columns that make a missing sample; fewer lines where the block is too low for them.
     damping
-        Tikhonov weight relative to the largest eigenvalue of the calibration equations.
+        Tikhonov weight relative to the largest eigenvalue of the calibration equations; 1e-3 is best or within 0.3 dB
+        of it on the phantom, and 1 dB better than 1e-4 on noisy cine with R=4.
 
     Returns
     -------
@@ -73,8 +86,7 @@ def fill(
     measured = _lines(mask)
     regular = lattice(measured, acceleration)
     height, columns = kernel
-    # Two rows of equations at least, else the fit is of noise.
-    while height > 2 and acceleration * (height - 1) + 2 > acs.shape[-2]:
+    while height > 2 and _equations(acs, acceleration, height, columns) < LEAST_EQUATIONS:
         height -= 2
     if acceleration * (height - 1) + 1 > acs.shape[-2]:
         raise ValueError(f"GRAPPA with acceleration {acceleration} needs more than {acs.shape[-2]} calibration lines")

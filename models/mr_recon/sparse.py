@@ -15,6 +15,8 @@ from torch import Tensor
 from models.mr_recon import wavelet
 from models.mr_recon.linops import Operator
 
+#: Default weights, in units of the noise sd of a sample.
+WAVELET_WEIGHT, TV_WEIGHT, TEMPORAL_WEIGHT = 0.35, 0.25, 1.0
 #: Steps of the power method: the largest eigenvalue is known to a percent then.
 POWER_STEPS = 12
 #: The power method comes from below: so much more makes the step safe.
@@ -61,7 +63,7 @@ def wavelet_l1(
     iterations: int = 60,
     start: Tensor | None = None,
     *,
-    name: str = "db4",
+    name: str = "haar",
 ) -> Tensor:
     """L1 norm of wavelet details, the transform shifted at random in every iteration (the same in every run).
 
