@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-#: Calibration equations per unknown weight below which a kernel of fewer lines fits better: on a 16-channel phantom with
+#: Equations per unknown weight below which a kernel of fewer lines fits better: on a 16-channel phantom with
 #: R=3 and 16 lines (2.7 per unknown) 4 lines reach 35.4 dB and 2 lines 42.0; from 6 on they are alike.
 LEAST_EQUATIONS = 6
 

@@ -80,39 +80,42 @@ def wavelet_l1(
     return fista(operator, y, prox, iterations, start)
 
 
+def gradient(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Differences to the next sample along every one of ``dims``, in front; the last has none."""
+    return torch.stack([torch.diff(x, dim=dim, append=x.narrow(dim, x.shape[dim] - 1, 1)) for dim in dims])
+
+
+def divergence(p: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Minus the adjoint of `gradient`."""
+    total = torch.zeros_like(p[0])
+    for part, dim in zip(p, dims, strict=True):
+        inner = part.narrow(dim, 0, part.shape[dim] - 1)
+        none = torch.zeros_like(part.narrow(dim, 0, 1))
+        total += torch.diff(inner, dim=dim, prepend=none, append=none)
+    return total
+
+
 class _Variation:
-    """Total-variation denoiser of complex images: dual projected gradient that goes on where it left off."""
+    """Total-variation denoiser of complex images: dual projected gradient (Chambolle, J Math Imaging Vis 2004, 20:89).
+
+    It goes on where it left off the last time: the images of successive iterations differ little.
+    """
 
     def __init__(self, dims: tuple[int, ...]) -> None:
         self.dims = dims
         self.dual: Tensor | None = None
-
-    def _gradient(self, x: Tensor) -> Tensor:
-        parts = []
-        for dim in self.dims:
-            parts.append(torch.diff(x, dim=dim, append=x.narrow(dim, -1 % x.shape[dim], 1)))
-        return torch.stack(parts)
-
-    def _divergence(self, p: Tensor) -> Tensor:
-        """Minus the adjoint of the gradient."""
-        total = torch.zeros_like(p[0])
-        for part, dim in zip(p, self.dims, strict=True):
-            part = part.clone()
-            part.select(dim, -1).zero_()
-            total = total + torch.diff(part, dim=dim, prepend=torch.zeros_like(part.narrow(dim, 0, 1)))
-        return total
 
     def __call__(self, x: Tensor, weight: float) -> Tensor:
         if weight <= 0:
             return x
         if self.dual is None:
             self.dual = torch.zeros((len(self.dims), *x.shape), dtype=x.dtype, device=x.device)
-        step = 1 / (4 * len(self.dims))
+        step = 1 / (4 * len(self.dims) * weight)  # 4 bounds the norm of one dimension's differences
         for _ in range(INNER):
-            p = self.dual + step / weight * self._gradient(x + weight * self._divergence(self.dual))
-            size = torch.linalg.vector_norm(p, dim=0, keepdim=True)
+            p = self.dual + step * gradient(x + weight * divergence(self.dual, self.dims), self.dims)
+            size = (p.real**2 + p.imag**2).sum(0, keepdim=True).sqrt()
             self.dual = p / size.clamp(min=1)
-        return x + weight * self._divergence(self.dual)
+        return x + weight * divergence(self.dual, self.dims)
 
 
 def total_variation(
