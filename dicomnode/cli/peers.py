@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
     add_config(sub)
 
 
-def _peer(text: str, arguments: argparse.Namespace) -> tuple[Destination, str]:
+def peer_of(text: str, arguments: argparse.Namespace) -> tuple[Destination, str]:
     """Return the peer and the AE title to call it with."""
     title, at, address = text.partition("@")
     if at:
@@ -57,7 +57,7 @@ def _peer(text: str, arguments: argparse.Namespace) -> tuple[Destination, str]:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    peer, calling = _peer(arguments.to, arguments)
+    peer, calling = peer_of(arguments.to, arguments)
     paths = dicom_files(arguments.folder)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as bar:
@@ -72,7 +72,7 @@ def _send(arguments: argparse.Namespace) -> int:
 
 
 def _echo(arguments: argparse.Namespace) -> int:
-    peer, calling = _peer(arguments.peer, arguments)
+    peer, calling = peer_of(arguments.peer, arguments)
     problem = echo(peer, calling)
     if problem:
         err.print(f"{peer.ae_title} at {peer.host}:{peer.port}: {problem}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dicomnode import dicom
 from dicomnode.cli.common import Commands, add_config, command, dicom_files, err, find_config, out
+from dicomnode.cli.wrap import add_identity, objects_of
 from dicomnode.config import load
 from dicomnode.errors import ConfigError, NodeError, Unsuitable
 from dicomnode.execute import loader, slots
 from dicomnode.execute.executor import PipelineSpec, Request
 from dicomnode.execute.perform import Performed, perform
 from dicomnode.pipeline import CineSeries, Pipeline, Runtime
+
+#: First bytes of an HDF5 file (HDF5 File Format Specification, "Format Signature").
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def add(commands: Commands) -> None:
@@ -31,13 +36,15 @@ def add(commands: Commands) -> None:
         """
         dicomnode run /data/head --pipeline pipelines.ct_denoise:CTDenoising --out /data/results
         dicomnode run /data/head --pipeline ct_denoise --option strength=0.4   # by its name in the configuration
+        dicomnode run scan.h5 --like image.dcm --pipeline pipelines.mr_recon:MRReconstruction   # raw k-space
         """, _run,
     )  # fmt: skip
-    sub.add_argument("folder", type=Path)
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="DICOM files, or one MRD file of raw k-space")
     sub.add_argument("--pipeline", required=True, metavar="NAME|module:Class")
     sub.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="may be given several times")
     sub.add_argument("--out", type=Path, default=Path("results"), help="folder for the objects (default: results)")
     sub.add_argument("--device", help="cpu or cuda:N (default: a GPU if there is one)")
+    add_identity(sub.add_argument_group("of an MRD file: whose it is"))
     add_config(sub)
 
 
@@ -78,13 +85,29 @@ def _inputs(folder: Path, keyword: str) -> dict[str, list[Path]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if not _is_hdf5(arguments.folder):
+        return _run_on(arguments, arguments.folder)
+    with tempfile.TemporaryDirectory(prefix="dicomnode-run-") as temporary:
+        objects_of(arguments.folder, arguments, Path(temporary))
+        return _run_on(arguments, Path(temporary))
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether ``path`` is a file of raw k-space rather than DICOM."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
+
+def _run_on(arguments: argparse.Namespace, given: Path) -> int:
     spec = _spec(arguments)
     cls = loader.load_class(spec.class_name)
     # A cine may be spread over the series of a study.
     kind = "study" if cls.input_type is CineSeries else "series"
-    found = _inputs(arguments.folder, f"{kind.title()}InstanceUID")
+    found = _inputs(given, f"{kind.title()}InstanceUID")
     if not found:
-        raise ConfigError(f"no DICOM series in {arguments.folder}")
+        raise ConfigError(f"no DICOM series in {given}")
     device = arguments.device or ("cuda:0" if slots.gpus() else "cpu")
     folder = loader.weights_folder(cls, spec.weights)
     digest = loader.check_weights(folder)

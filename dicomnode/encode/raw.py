@@ -23,6 +23,7 @@ from dicomnode.dicom import (
     RAW_MIME_TYPE,
     RawElement,
     derive_uid,
+    digest,
     valid_uid,
 )
 from dicomnode.encode import anatomy
@@ -103,14 +104,17 @@ def wrap(
     if patient_position:
         envelope.PatientPosition = patient_position
     envelope.SeriesInstanceUID, envelope.SeriesNumber = series_uid, str(series_number)
+    state = "INCOMPLETE" if incomplete else "COMPLETE"
+    # Other words about the same file are another object: one UID, one content.
+    whole = digest(total, state, envelope.to_json())
     with payload.open("rb") as file:
         for number in range(1, parts + 1):
             piece = file.read(step)
             ds = Dataset()
             ds.update(envelope)
-            ds.SOPInstanceUID = derive_uid(series_uid, total, "raw", str(number), str(parts))
+            ds.SOPInstanceUID = derive_uid(series_uid, whole, "raw", str(number), str(parts))
             ds.InstanceNumber = str(number)
-            _add_block(ds, piece, size=size, sha256=total, number=number, parts=parts, incomplete=incomplete)
+            _add_block(ds, piece, size=size, sha256=total, number=number, parts=parts, state=state)
             ds.file_meta = file_meta(ds)
             yield ds
 
@@ -161,7 +165,7 @@ def _add_equipment(ds: Dataset, like: Dataset) -> None:
         ds.StationName = like.StationName
 
 
-def _add_block(ds: Dataset, piece: bytes, *, size: int, sha256: str, number: int, parts: int, incomplete: bool) -> None:
+def _add_block(ds: Dataset, piece: bytes, *, size: int, sha256: str, number: int, parts: int, state: str) -> None:
     block = ds.private_block(RAW_GROUP, RAW_CREATOR, create=True)
     block.add_new(RawElement.MIME_TYPE, "LO", RAW_MIME_TYPE)
     block.add_new(RawElement.LENGTH, "LO", str(size))
@@ -170,7 +174,7 @@ def _add_block(ds: Dataset, piece: bytes, *, size: int, sha256: str, number: int
     block.add_new(RawElement.PARTS, "UL", parts)
     block.add_new(RawElement.PART_LENGTH, "UL", len(piece))
     block.add_new(RawElement.PART_SHA256, "LO", hashlib.sha256(piece).hexdigest())
-    block.add_new(RawElement.STATE, "LO", "INCOMPLETE" if incomplete else "COMPLETE")
+    block.add_new(RawElement.STATE, "LO", state)
     block.add_new(RawElement.PAYLOAD, "OB", piece + b"\0" * (len(piece) % 2))
 
 
