@@ -90,8 +90,8 @@ def gate(found: dict[str, Any]) -> str:
         lines.append(
             f"*{kind}*, uniform R=4, {len(tried)} samplings (every first line, "
             f"{', '.join(str(w) for w in sorted({one['lines'] for one in tried}))} calibration lines, coils "
-            f"compressed as the node does): {len(refused)} refused, {len(good)} let through and at least as good as CG-SENSE, "
-            f"{len(bad)} let through and worse. Against CG-SENSE, gate aside: {min(gains):+.2f} to "
+            f"compressed as the node does): {len(refused)} refused, {len(good)} let through and at least as good as "
+            f"CG-SENSE, {len(bad)} let through and worse. Against CG-SENSE, gate aside: {min(gains):+.2f} to "
             f"{max(gains):+.2f} dB."
             + (f" Reasons: {', '.join(f'{word} ({n})' for word, n in reasons.items())}." if reasons else "")
         )

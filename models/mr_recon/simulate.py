@@ -29,6 +29,8 @@ CORRELATION: Final = 0.4
 #: that a share is cut to the object as ESPIRiT cuts, at a fiftieth of its cost.
 LOW_RESOLUTION, ESPIRIT = 0.5, 0.05
 CUT: Final = 0.7
+#: Part of the field of view that maps must cover.
+LEAST_SUPPORT: Final = 0.05
 #: Share of the 99th percentile above which a pixel is body.
 BODY: Final = 0.1
 
@@ -137,7 +139,10 @@ def estimate(full: Tensor, lines: Lines, shape: tuple[int, int], method: str) ->
     if method == "choose":
         return coil_maps.choose(acs, shape).maps
     if method == "espirit":
-        return coil_maps.espirit(acs, shape)
+        maps = coil_maps.espirit(acs, shape)
+        # where noise is strong no eigenvalue may be near one, and nothing would be left to see
+        if float((maps.abs().sum(0) > 0).float().mean()) > LEAST_SUPPORT:
+            return maps
     return coil_maps.low_resolution(acs, shape)
 
 

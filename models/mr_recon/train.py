@@ -171,7 +171,9 @@ class Trainer:
             loss = loss_of(self.net(slabs.normal, slabs.right), slabs)
             loss.backward()
             losses["single" if single else "multiple"] = float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+        size = torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+        if not bool(torch.isfinite(size)):  # one bad batch would be the end of all weights
+            raise FloatingPointError(f"step {self.step}: the gradient is not finite")
         self.optimiser.step()
         decay = min(config.average, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
