@@ -100,7 +100,7 @@ class Unit:
             return False
         wanted = 1
         for name in ("kspace_encoding_step_1", "kspace_encoding_step_2", "average", "contrast", "phase", "set"):
-            wanted *= limits[name].count if name in limits else 1
+            wanted *= max(limits[name].count, 1) if name in limits else 1
         return len(self.steps) >= wanted
 
     def ends_with(self, readout: dn.Readout) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,9 +12,12 @@ from torch import Tensor
 
 from dicomnode import pipeline as dn
 from dicomnode.kspace import Encoding
-from models.mr_recon import geometry
+from models.mr_recon import geometry, ladder
 from pipelines import mr_images, mr_readouts
-from pipelines.mr_images import Part, Unit
+from pipelines.mr_images import Frame, Part, Unit
+
+#: Axes where the header has none, and it is allowed to have none: the scanner's.
+NO_GEOMETRY: Final = np.eye(3)
 
 
 def magnitudes(part: Part, images: Tensor, unit: Unit, window: str) -> Tensor:
@@ -36,21 +42,85 @@ def magnitudes(part: Part, images: Tensor, unit: Unit, window: str) -> Tensor:
     return flat[:, None]
 
 
-def place(encoding: Encoding, readout: dn.Readout, axes: NDArray[np.float64], partition: int) -> geometry.Plane:
-    """Where the image of ``readout`` lies, ``partition`` being one of the header's reconstructed volume."""
-    deep = mr_readouts.volume(encoding)
-    matrix = tuple(float(n) for n in encoding.recon_matrix)
-    return geometry.plane(readout.position, axes, matrix, encoding.recon_fov, partition if deep else None)  # type: ignore[arg-type]
-
-
-def thickness(encoding: Encoding) -> float:
-    """SliceThickness [mm]."""
-    return encoding.recon_fov[2] / (encoding.recon_matrix[2] if mr_readouts.volume(encoding) else 1)
-
-
-def trigger_times(unit: Unit, tick_ms: float) -> dict[mr_images.Frame, float | None]:
+def trigger_times(unit: Unit, tick_ms: float) -> dict[Frame, float | None]:
     """Time after the R wave of every frame [ms], of its line nearest to the centre of k-space; None without stamps."""
     stamps = {frame: image.central.physiology[0] for frame, image in unit.images.items()}
     if not any(stamps.values()):
         return dict.fromkeys(stamps)
     return {frame: stamp * tick_ms for frame, stamp in stamps.items()}
+
+
+def description(outcome: ladder.Outcome, noise: str, window: str) -> str:
+    """DerivationDescription: the method, its settings, and why an earlier choice was not taken."""
+    said = [f"{ladder.LABELS[outcome.rung]} ({outcome.rung}) from k-space"]
+    if outcome.maps:
+        said.append(f"coil maps {outcome.maps}")
+    said.append({"scan": "noise whitened", "edges": "channels scaled to equal noise"}.get(noise, "noise not known"))
+    if window != "none":
+        said.append(f"{window} filter")
+    said += [f"Reconstruction fallback: {reason}" for reason in outcome.reasons]
+    return "; ".join((*said, *outcome.remarks))
+
+
+@dataclass(slots=True, eq=False)
+class Series:
+    """What all planes of one encoding share, fixed by the first slice that is complete."""
+
+    encoding: Encoding
+    index: int
+    scale: float
+    rung: str
+    description: str
+
+    @property
+    def thickness(self) -> float:
+        """SliceThickness [mm]."""
+        deep = self.encoding.recon_matrix[2] if mr_readouts.volume(self.encoding) else 1
+        return self.encoding.recon_fov[2] / deep
+
+    def remark(self, outcome: ladder.Outcome, missing: str) -> str:
+        """What sets a plane apart from its series."""
+        said = [missing]
+        if outcome.rung != self.rung:
+            said.append("; ".join((f"reconstructed by {ladder.LABELS[outcome.rung]}", *outcome.reasons)))
+        said += [remark for remark in outcome.remarks if remark not in self.description]
+        return "; ".join(text for text in said if text)
+
+    def plane(
+        self, unit: Unit, frame: Frame, at: tuple[int, int], axes: NDArray[np.float64], pixels: Tensor
+    ) -> dn.ReconstructedPlane:
+        """One image of slice and partition ``at``, where its header says it lies."""
+        level, partition = at
+        contrast, member, phase = frame
+        central, encoding = unit.images[frame].central, unit.encoding
+        deep = mr_readouts.volume(encoding)
+        matrix = tuple(float(n) for n in encoding.recon_matrix)
+        where = geometry.plane(
+            central.position, axes, (matrix[0], matrix[1], matrix[2]), encoding.recon_fov, partition if deep else None
+        )
+        first = where.position
+        if axes is NO_GEOMETRY and not any(central.position):
+            first = first + np.array([0.0, 0.0, level * self.thickness])
+        return dn.ReconstructedPlane(
+            array=pixels.numpy().astype(np.float32),
+            position=first,
+            orientation=where.orientation,
+            slice=level * encoding.recon_matrix[2] + partition if deep else level,
+            contrast=contrast,
+            phase=phase,
+            set=member,
+        )
+
+    def reconstruction(self, planes: list[dn.ReconstructedPlane]) -> dn.Reconstruction:
+        """``planes`` as the node takes them."""
+        (columns, rows, _), (width, height, _) = self.encoding.recon_matrix, self.encoding.recon_fov
+        return dn.Reconstruction(
+            planes=tuple(planes),
+            pixel_spacing=(height / rows, width / columns),
+            thickness=self.thickness,
+            role="magnitude" if self.index == 0 else f"magnitude-{self.index}",
+            label=ladder.LABELS[self.rung],
+            description=self.description,
+            learned=self.rung == "learned",
+            scale=self.scale,
+        )

@@ -54,6 +54,8 @@ def refuse_encoding(encoding: Encoding) -> None:
         raise dn.Unsuitable(f"multiband {encoding.multiband}: slices excited together are not separated here")
     if encoding.trajectory is Trajectory.OTHER:
         raise dn.Unsuitable("trajectory 'other': how k-space was travelled is not said")
+    if encoding.trajectory in NON_CARTESIAN and volume(encoding):
+        raise dn.Unsuitable(f"{encoding.trajectory.value} trajectories in three dimensions are not reconstructed")
     for name, matrix in (("encoded", encoding.encoded_matrix), ("recon", encoding.recon_matrix)):
         if min(matrix) < 1:
             raise dn.Unsuitable(f"no matrix: {name}Space/matrixSize is {' x '.join(map(str, matrix))}")
@@ -171,6 +173,8 @@ class Profiles:
         self.epi = encoding.trajectory is Trajectory.EPI
         self.line = prep.Line.of(encoding.encoded_matrix[0], encoding.encoded_fov[0], encoding.recon_fov[0])
         self.columns = (0, self.line.kept)
+        #: Whether readouts did not say where the centre of k-space is.
+        self.uncentred = False
         self._gridding: Tensor | None = None
         self._navigators: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self._corrections: dict[int, epi.PhaseCorrection] = {}
@@ -210,8 +214,12 @@ class Profiles:
             return self.line.crop((whole.flip(-1) if reverse else whole) @ matrix.mT)
         samples = whole[:, readout.discard_pre : whole.shape[1] - readout.discard_post]
         center = readout.center_sample - readout.discard_pre
-        if reverse:
-            samples, center = samples.flip(-1), samples.shape[-1] - 1 - center
+        if readout.center_sample == 0 and samples.shape[-1] == self.line.columns:
+            # A whole readout whose first sample were the centre would be cut in half: the field was left empty.
+            self.uncentred, center = True, samples.shape[-1] // 2
+        elif reverse:
+            center = samples.shape[-1] - 1 - center
+        samples = samples.flip(-1) if reverse else samples
         if samples.shape[-1] > self.line.columns:
             raise dn.Unsuitable(
                 f"readouts have {samples.shape[-1]} samples, and the encoded matrix {self.line.columns} columns"

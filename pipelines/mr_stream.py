@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 Place = tuple[int, int, int]
 #: Readouts of calibration that a slice takes: those of its first contrast, phase, set and repetition.
 First = tuple[int, int, int, int]
-#: Axes where the header has none, and it is allowed to have none: the scanner's.
-NO_GEOMETRY: Final = np.eye(3)
-
-
-@dataclass(slots=True)
-class Series:
-    """What all planes of one encoding share, fixed by the first."""
-
-    scale: float
-    rung: str
-    description: str
-    spacing: tuple[float, float]
-    thickness: float
 
 
 class Measurement(dn.Stream):
@@ -56,7 +43,7 @@ class Measurement(dn.Stream):
         self.done: set[Place] = set()
         self.separate: dict[tuple[int, int], tuple[First, lines.Lines]] = {}
         self.most_rows: dict[int, int] = {}
-        self.series: dict[int, Series] = {}
+        self.series: dict[int, mr_planes.Series] = {}
         self.planes: dict[int, list[dn.ReconstructedPlane]] = {}
         self.axes: np.ndarray | None = None
         self.kinds: dict[Kind, int] = dict.fromkeys(Kind, 0)
@@ -74,6 +61,8 @@ class Measurement(dn.Stream):
         return self._complete(self._ended(readout, kind))
 
     def finish(self, *, incomplete: bool = False) -> Sequence[dn.Reconstruction]:
+        if incomplete:
+            self._announce()
         made = self._complete(sorted(self.units))
         if incomplete:
             self.notes.append("the measurement ended before the scanner said that it was complete")
@@ -84,12 +73,25 @@ class Measurement(dn.Stream):
     def result(self) -> dn.Result:
         if not self.series:
             raise dn.Unsuitable(self._nothing())
-        late = [f"{self.late} readouts came after their image was complete, and were left out"] if self.late else []
-        notes = tuple(dict.fromkeys((*self.notes, *self.gate.sentences(), *late)))
-        reconstructions = tuple(self._reconstruction(index, planes) for index, planes in sorted(self.planes.items()))
+        said = [*self.notes, *self.gate.sentences()]
+        if any(profiles.uncentred for profiles in self.profiles.values()):
+            said.append("center_sample is 0 in whole readouts: their middle was taken")
+        if self.late:
+            said.append(f"{self.late} readouts came after their image was complete, and were left out")
+        notes = tuple(dict.fromkeys(said))
+        reconstructions = tuple(
+            self.series[index].reconstruction(planes) for index, planes in sorted(self.planes.items())
+        )
         known = {name: [v for v in values if np.isfinite(v)] for name, values in self.quality.items()}
         quality = {name: float(np.mean(values)) for name, values in known.items() if values}
         return dn.Result(reconstructions=reconstructions, notes=notes, quality=quality)
+
+    def _announce(self) -> None:
+        """Where nothing complete tells how many lines an irregular pattern has, the header's acceleration does."""
+        for index, encoding in enumerate(self.header.encodings):
+            limit = encoding.limits.get("kspace_encoding_step_1")
+            if limit is not None and encoding.acceleration[0] > 1:
+                self.most_rows.setdefault(index, limit.count // encoding.acceleration[0])
 
     def _take(self, readout: dn.Readout, kind: Kind) -> None:
         if kind is Kind.NOISE:
@@ -145,7 +147,7 @@ class Measurement(dn.Stream):
                     f"no geometry: {error}; option allow_no_geometry makes images without a place in the patient"
                 ) from error
             self.notes.append(f"no geometry: {error}; positions only number the slices")
-            return NO_GEOMETRY
+            return mr_planes.NO_GEOMETRY
 
     def _calibrate(self, readout: dn.Readout, profiles: mr_readouts.Profiles) -> None:
         place = (readout.encoding, readout.slice)
@@ -198,8 +200,14 @@ class Measurement(dn.Stream):
                 self._measure("seconds_per_plane", (time.perf_counter() - began) / len(planes))
                 made.setdefault(place[0], []).extend(planes)
                 self.planes.setdefault(place[0], []).extend(planes)
-            self.progress("reconstructing", 0.5)
-        return [self._reconstruction(encoding, planes) for encoding, planes in made.items()]
+            self.progress("reconstructing", min(1.0, len(self.done) / self._expected(place[0])))
+        return [self.series[encoding].reconstruction(planes) for encoding, planes in made.items()]
+
+    def _expected(self, encoding: int) -> int:
+        """Slices and repetitions that the header announces."""
+        limits = self.header.encodings[encoding].limits
+        counts = [limits[name].count for name in ("slice", "repetition") if name in limits]
+        return max(1, int(np.prod(counts)), len(self.done))
 
     def _reconstruct(self, place: Place, unit: Unit) -> list[dn.ReconstructedPlane]:
         whitening = self._whitening(unit)
@@ -217,11 +225,19 @@ class Measurement(dn.Stream):
             self.most_rows[place[0]] = max(self.most_rows.get(place[0], 0), part.problem.sampling.measured)
             outcome = self._solve(place, part)
             if outcome is not None:
+                self._keep_calibration(place, unit, part)
                 solved.append((part, mr_planes.magnitudes(part, outcome.images, unit, self.options.filter), outcome))
         if not solved:
             return []
         self._begin_series(place, unit, [images for _, images, _ in solved], solved[0][2])
         return [plane for part, images, outcome in solved for plane in self._planes(place, unit, part, images, outcome)]
+
+    def _keep_calibration(self, place: Place, unit: Unit, part: Part) -> None:
+        """Keep the first repetition's centre for those that come without one."""
+        if unit.encoding.acceleration != (1, 1) and part.problem.calibration is not None:
+            contrast, member, phase = part.frames[0]
+            merged = mr_images.merged([unit.images[frame] for frame in part.frames])
+            self.separate.setdefault((place[0], place[2]), ((place[1], contrast, member, phase), merged))
 
     def _solve(self, place: Place, part: Part) -> ladder.Outcome | None:
         begun = self.series.get(place[0])
@@ -294,40 +310,18 @@ class Measurement(dn.Stream):
 
     def _begin_series(self, place: Place, unit: Unit, images: list[Tensor], outcome: ladder.Outcome) -> None:
         """Fix what all planes share, from the first slice that is complete."""
-        if place[0] in self.series:
-            return
-        encoding = unit.encoding
-        size, fov = encoding.recon_matrix, encoding.recon_fov
-        self.series[place[0]] = Series(
-            scale=scale.factor(torch.cat([image.flatten() for image in images])),
-            rung=outcome.rung,
-            description=self._description(outcome),
-            spacing=(fov[1] / size[1], fov[0] / size[0]),
-            thickness=mr_planes.thickness(encoding),
-        )
-
-    def _description(self, outcome: ladder.Outcome) -> str:
-        assert self.whitening is not None
-        said = [f"{ladder.LABELS[outcome.rung]} ({outcome.rung}) from k-space"]
-        if outcome.maps:
-            said.append(f"coil maps {outcome.maps}")
-        said.append({"scan": "noise whitened", "edges": "channels scaled to equal noise"}.get(
-            self.whitening.source, "noise not known"))  # fmt: skip
-        if self.options.filter != "none":
-            said.append(f"{self.options.filter} filter")
-        said += [f"Reconstruction fallback: {reason}" for reason in outcome.reasons]
-        return "; ".join((*said, *outcome.remarks))
+        if place[0] not in self.series:
+            assert self.whitening is not None
+            brightness = scale.factor(torch.cat([image.flatten() for image in images]))
+            description = mr_planes.description(outcome, self.whitening.source, self.options.filter)
+            self.series[place[0]] = mr_planes.Series(unit.encoding, place[0], brightness, outcome.rung, description)
 
     def _planes(
         self, place: Place, unit: Unit, part: Part, images: Tensor, outcome: ladder.Outcome
     ) -> list[dn.ReconstructedPlane]:
         series, planes = self.series[place[0]], []
         for index, frame in enumerate(part.frames):
-            said = [part.missing[frame]]
-            if outcome.rung != series.rung:
-                said.append("; ".join((f"reconstructed by {ladder.LABELS[outcome.rung]}", *outcome.reasons)))
-            said += [remark for remark in outcome.remarks if remark not in series.description]
-            remark = "; ".join(text for text in said if text)
+            remark = series.remark(outcome, part.missing[frame])
             for partition, pixels in enumerate(images[index], part.partition):
                 planes.append(self._plane(place, unit, frame, partition, pixels, remark))
         return planes
@@ -335,39 +329,10 @@ class Measurement(dn.Stream):
     def _plane(
         self, place: Place, unit: Unit, frame: mr_images.Frame, partition: int, pixels: Tensor, remark: str
     ) -> dn.ReconstructedPlane:
-        contrast, member, phase = frame
-        central = unit.images[frame].central
-        axes = self._axes(central)
-        where = mr_planes.place(unit.encoding, central, axes, partition)
-        deep = unit.encoding.recon_matrix[2] if mr_readouts.volume(unit.encoding) else 1
-        first = where.position
-        if axes is NO_GEOMETRY and not any(central.position):
-            first = first + np.array([0.0, 0.0, place[2] * self.series[place[0]].thickness])
-        return dn.ReconstructedPlane(
-            array=pixels.numpy().astype(np.float32),
-            position=first,
-            orientation=where.orientation,
-            slice=place[2] * deep + partition,
-            contrast=contrast,
-            phase=phase,
-            repetition=place[1],
-            set=member,
-            trigger_time=mr_planes.trigger_times(unit, self.options.tick_ms)[frame],
-            remark=remark,
-        )
-
-    def _reconstruction(self, encoding: int, planes: list[dn.ReconstructedPlane]) -> dn.Reconstruction:
-        series = self.series[encoding]
-        return dn.Reconstruction(
-            planes=tuple(planes),
-            pixel_spacing=series.spacing,
-            thickness=series.thickness,
-            role="magnitude" if encoding == 0 else f"magnitude-{encoding}",
-            label=ladder.LABELS[series.rung],
-            description=series.description,
-            learned=series.rung == "learned",
-            scale=series.scale,
-        )
+        axes = self._axes(unit.images[frame].central)
+        made = self.series[place[0]].plane(unit, frame, (place[2], partition), axes, pixels)
+        time_of = mr_planes.trigger_times(unit, self.options.tick_ms)[frame]
+        return replace(made, repetition=place[1], trigger_time=time_of, remark=remark)
 
     def _nothing(self) -> str:
         """Why there is no image."""

@@ -48,10 +48,14 @@ LEAKAGE: Final = 0.15
 #: Frames, and acceleration, from which neighbours in time help.
 DYNAMIC_FRAMES: Final = 8
 DYNAMIC_ACCELERATION: Final = (3.5, 12.0)
+#: Samples of all frames together over those of one, from which time tells what space does not.
+VARIED: Final = 1.5
 #: Irregular sampling below this acceleration is a few lost lines, which SENSE fills.
 INCOHERENT: Final = 1.5
 #: Virtual coils that compressed sensing and networks are given at most.
 VIRTUAL: Final = 10
+#: Coils whose local covariance is combined; of more it takes too long and too much memory (coils squared images).
+WALSH_COILS: Final = 12
 #: Part of k-space that partial Fourier has on both sides of the centre at least: 9/16 acquired is 1/16 beyond it.
 POCS_CORE: Final = 1 / 16
 #: What a rung may raise when its arithmetic fails: torch reports nearly everything as RuntimeError, of which
@@ -88,6 +92,12 @@ class Problem:
     noise_scan: bool
     #: Whether frames follow each other in time.
     dynamic: bool = False
+
+    @property
+    def varied(self) -> bool:
+        """Whether the frames together measure well more than each of them."""
+        there = self.counts > 0
+        return float(there.any(0).float().mean()) >= VARIED * float(there.float().mean())
 
     def on(self, device: torch.device) -> Problem:
         """The same on another device."""
@@ -170,7 +180,8 @@ class Ladder:
     def _order(self, state: _State, reasons: list[str], networks: bool) -> Iterator[str]:
         """The rungs to try, best first; what is left out is added to ``reasons`` where it was wanted."""
         sampling = state.problem.sampling
-        begin = RUNGS.index(self.method) if self.method != "auto" else 0
+        # Who asks for a method gets nothing above it, but CG-SENSE stays open to whom GRAPPA fails.
+        begin = min(RUNGS.index(self.method), RUNGS.index("sense-cg")) if self.method != "auto" else 0
         wanted = set(RUNGS[begin:])
         self._prepare(state, reasons)
         if self.method != "auto":
@@ -200,9 +211,16 @@ class Ladder:
         problem = state.problem
         shape = (problem.data.shape[-2], problem.data.shape[-1])
         if problem.data.shape[1] == 1:
-            state.maps, state.method = torch.ones_like(problem.data[0]), "one coil"
+            state.maps, state.method = torch.ones_like(problem.data[0]), ""
             return
         if problem.calibration is None or min(problem.calibration.shape[-2:]) < LEAST_LINES:
+            return
+        if problem.sampling.pattern == "full" and self.method in ("auto", "fft-adaptive", "fft-rss"):
+            # Nothing is to be unfolded: local covariance combines best, and is at home in every pixel with signal.
+            if problem.data.shape[1] <= WALSH_COILS and bool(problem.region.all()):
+                state.maps, state.method = torch.stack([coils.walsh(ifft2c(frame)) for frame in problem.data]), "Walsh"
+            else:
+                state.maps, state.method = coils.low_resolution(problem.calibration, shape), "low-resolution"
             return
         try:
             if problem.calibration.ndim == 4:
@@ -239,7 +257,9 @@ class Ladder:
         if rung == "cs-kttv":
             low, high = DYNAMIC_ACCELERATION
             fits = problem.dynamic and len(problem.data) >= DYNAMIC_FRAMES and low <= sampling.acceleration <= high
-            return "" if fits else f"needs {DYNAMIC_FRAMES} frames and undersampling by {low:g} to {high:g}"
+            if not fits or not problem.varied:
+                return f"needs {DYNAMIC_FRAMES} frames with lines of their own, undersampled by {low:g} to {high:g}"
+            return ""
         if rung == "cs-l1" and self.method != "cs-l1":
             irregular = sampling.pattern == "variable" and sampling.acceleration >= INCOHERENT
             few = problem.data.shape[1] == 1 and sampling.pattern != "full"
