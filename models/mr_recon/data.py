@@ -6,7 +6,7 @@ own, so training on 48 columns at a time is exact, and several times cheaper (ml
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -19,16 +19,21 @@ from torch import Tensor
 
 from models.cardiac import acquire, scd
 from models.cardiac.scene import SUBSLICES, draw_scene, paint
-from models.mr_recon import masks
-from models.mr_recon.fft import ifftc
+from models.mr_recon import compress, masks
+from models.mr_recon.adapters import Volume
+from models.mr_recon.checks import noise_of
+from models.mr_recon.coils import LEAST_FULL_KERNEL
+from models.mr_recon.fft import fft2c, ifft2c, ifftc
 from models.mr_recon.phantoms import draw_phantom
-from models.mr_recon.simulate import Measurement, draw_measurement
+from models.mr_recon.simulate import Measurement, calibration, draw_measurement, estimate
 
 Image = NDArray[np.float32]
 
 #: Central part of k-space that the scanner measured, at most: these 256 images are interpolated (ml-mr 1.3).
 ACQUIRED: Final = 160
 ACQUIRED_SCOUT: Final = 192
+#: Coils after the node's compression.
+VIRTUAL: Final = 10
 #: Columns of a slab.
 SLAB: Final = 48
 #: A slab's mean signal over that of the image's brightest slab, at least.
@@ -112,6 +117,9 @@ class Pool:
     hearts: list[Image]
     #: Shares of patients, hearts and phantoms while all are there.
     shares: tuple[float, float, float] = (0.45, 0.3, 0.25)
+    #: Complete k-space, and the share of batches that it gives while there is any.
+    volumes: Sequence[Volume] = ()
+    measured: float = 0.7
 
     def draw(self, rng: np.random.Generator, rows: int) -> Image:
         """One image of ``rows`` rows, turned and scaled."""
@@ -146,6 +154,23 @@ class Drawing:
     rows: tuple[int, ...] = (112, 128, 144, 160, 160, 160, 160, 176, 192, 208, 224)
 
 
+def measured(full: Tensor, rng: np.random.Generator, ranges: masks.Ranges, *, single: bool) -> Measurement:
+    """Complete k-space (coil, ky, kx) with lines left out; ``single`` makes one coil of it first."""
+    full = full / full.abs().max() * 1e3
+    shape, noise = (full.shape[-2], full.shape[-1]), noise_of(full, torch.ones(1, *full.shape[-2:]))
+    lines = masks.draw(rng, shape[0], ranges)
+    first, last = calibration(lines)
+    if full.shape[0] > VIRTUAL:
+        full = compress.apply(compress.matrix(full[:, first:last], most=VIRTUAL), full)
+    method = "low-resolution" if single or last - first < LEAST_FULL_KERNEL or rng.random() < 0.5 else "espirit"
+    maps = estimate(full, lines, shape, method)
+    reference = (maps.conj() * ifft2c(full)).sum(0)
+    if single:
+        full, maps = fft2c(reference)[None], torch.ones(1, *shape, dtype=torch.complex64)
+    mask = torch.from_numpy(lines.astype(np.float32))[None, :, None]
+    return Measurement(maps=maps, y=full * mask, mask=mask, reference=reference, noise=noise)
+
+
 def slabs_of(measurements: Iterable[Measurement], rng: np.random.Generator | None, per_image: int = 1) -> Slabs:
     """Slabs of ``SLAB`` columns, drawn where there is signal; without ``rng`` whole measurements."""
     parts = []
@@ -173,6 +198,11 @@ def draw_slabs(
     pool: Pool, rng: np.random.Generator, drawing: Drawing, *, single: bool, images: int, per_image: int
 ) -> Slabs:
     """A batch; its measurements share rows and coils and nothing else."""
+    if pool.volumes and rng.random() < pool.measured:
+        volume = pool.volumes[int(rng.integers(len(pool.volumes)))]
+        slices = rng.integers(volume.slices, size=images)
+        whole = [measured(volume.read(int(k)), rng, drawing.ranges, single=single) for k in slices]
+        return slabs_of(whole, rng, per_image)
     rows = int(rng.choice(drawing.rows))
     # few coils are more usual, and cheaper
     coils = 1 if single else round(float(np.exp(rng.uniform(*np.log(drawing.coils)))))

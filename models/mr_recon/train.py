@@ -1,9 +1,10 @@
 """Train the learned reconstruction: ``python -m models.mr_recon.train [--data DIR] [--config cpu|gpu]``.
 
-One command does all of it: it draws procedural hearts and phantoms, reads patients where ``--data`` names a folder of
-them (see ``models.cardiac.scd``; without it training is on simulation alone, and the log says which it was), trains,
-and writes weights, log and manifest beside this file (``--out``). Every step is seeded by its number, so a run that
-was stopped goes on as if it had not been; images and checkpoint lie in ``--work``.
+One command does all of it: it draws procedural hearts and phantoms, reads images or raw data where ``--data`` names a
+folder of them (images as ``models.cardiac.scd`` reads them, complete k-space as ``models.mr_recon.adapters`` does;
+without it training is on simulation alone, and the log says which it was), trains, and writes weights, log and manifest
+beside this file (``--out``). Every step is seeded by its number, so a run that was stopped goes on as if it had not
+been; images and checkpoint lie in ``--work``. To adapt shipped weights to other data: ``--config tune --start FOLDER``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +22,8 @@ import torch
 from torch import Tensor
 
 from models.cardiac import scd
-from models.mr_recon import data, masks
-from models.mr_recon.bundle import save
+from models.mr_recon import adapters, data, masks
+from models.mr_recon.bundle import load, save
 from models.mr_recon.net import START_DAMPING, Shape, Unrolled
 from models.mr_recon.simulate import Measurement, measure
 from models.mr_recon.solvers import conjugate_gradient
@@ -63,10 +65,10 @@ class Config:
         """What batches are drawn from."""
         return data.Drawing(ranges=self.ranges, coils=self.coils)
 
-    @property
-    def domain(self) -> dict[str, Any]:
-        """The trained-domain record."""
+    def domain(self, rows: Iterable[int] = ()) -> dict[str, Any]:
+        """The trained-domain record; ``rows`` of complete k-space count beside those that were simulated."""
         ranges, drawing = self.ranges, self.drawing
+        every = [*drawing.rows, *rows]
         return {
             "acceleration": {"uniform": list(ranges.uniform), "variable": list(ranges.variable)},
             "calibration": {
@@ -74,7 +76,7 @@ class Config:
                 "variable": list(ranges.variable_calibration),
             },
             "coils": [1, drawing.coils[1]],
-            "rows": [min(drawing.rows), max(drawing.rows)],
+            "rows": [min(every), max(every)],
             "columns": list(COLUMNS),
             # a few were drawn, to make the network steady; none was measured, so they are refused
             "partial_fourier": False,
@@ -84,6 +86,8 @@ class Config:
 CONFIGS: Final = {
     # three quarters of an hour on one free core
     "cpu": Config(),
+    # from weights that exist, on other data; not run yet for want of complete k-space of patients
+    "tune": Config(steps=2000, rate=3e-4),
     # not run yet: no such device was at hand
     "gpu": Config(
         steps=30_000,
@@ -141,6 +145,12 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+    def begin_with(self, folder: Path) -> None:
+        """Take the weights of a package of the same shape."""
+        weights = load(folder, self.device).net.state_dict()
+        self.net.load_state_dict(weights)
+        self.average.load_state_dict(weights)
 
     def keep(self) -> None:
         """Write the checkpoint so that a kill at any moment leaves the old or the new one whole."""
@@ -217,7 +227,9 @@ def watched(images: list[data.Image]) -> dict[str, list[Measurement]]:
     return found
 
 
-def gather(folder: Path | None, work: Path, config: Config) -> tuple[data.Pool, list[data.Image], str]:
+def gather(
+    folder: Path | None, work: Path, config: Config, layout: str = "auto"
+) -> tuple[data.Pool, list[data.Image], str]:
     """The pool, images to watch, and what the training data were, in words."""
     procedural = data.hearts(work / "hearts.npz", config.hearts, config.seed)
     words = f"{len(procedural)} procedurally generated hearts, random ellipses and polygons"
@@ -225,6 +237,16 @@ def gather(folder: Path | None, work: Path, config: Config) -> tuple[data.Pool, 
         watch = [data.draw_heart_image(np.random.default_rng([config.seed, 12, k])) for k in range(2)]
         return data.Pool([], procedural), watch, words + "; no patient image"
     folders = [one for one in scd.patients(folder) if one.name not in TEST_PATIENTS]
+    if layout not in ("auto", "scd") or not folders:
+        found = adapters.find(folder, layout)
+        volumes = list(adapters.parted(found.volumes, "train"))
+        if not volumes:
+            raise SystemExit(f"no patient of {folder} falls into the training part: more patients are needed")
+        for name, reason in found.left_out.items():
+            print(f"left out {name}: {reason}", flush=True)
+        watch = [data.draw_heart_image(np.random.default_rng([config.seed, 12, k])) for k in range(2)]
+        counts = f"{len(volumes)} files of complete k-space of {len({one.patient for one in volumes})} patients"
+        return data.Pool([], procedural, volumes=volumes), watch, f"{words}; {counts}"
     frames: list[data.Image] = []
     watch = []
     for k, one in enumerate(folders):
@@ -238,12 +260,24 @@ def gather(folder: Path | None, work: Path, config: Config) -> tuple[data.Pool, 
     return data.Pool(frames, procedural), watch, words
 
 
-def train(config: Config, folder: Path | None, work: Path, out: Path, device: torch.device, limit_s: float) -> None:
+def train(
+    config: Config,
+    folder: Path | None,
+    work: Path,
+    out: Path,
+    device: torch.device,
+    limit_s: float = float("inf"),
+    layout: str = "auto",
+    start: Path | None = None,
+) -> None:
     """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
     begun = time.monotonic()
-    pool, watch, words = gather(folder, work, config)
+    pool, watch, words = gather(folder, work, config, layout)
     print(f"training data: {words}", flush=True)
     held_out, trainer = watched(watch), Trainer(config, work, device, pool)
+    if start is not None and not trainer.step:
+        trainer.begin_with(start)
+        words += f"; begun with weights {load(start, device).sha256[:12]}"
     mark, running = time.monotonic(), {}  # type: float, dict[str, float]
     while trainer.step < config.steps and time.monotonic() - begun < limit_s:
         losses = trainer.advance()
@@ -279,7 +313,8 @@ def finish(trainer: Trainer, words: str, out: Path) -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    save(trainer.average, out, trainer.config.domain, words)
+    rows = [volume.read(0).shape[-2] for volume in trainer.pool.volumes]
+    save(trainer.average, out, trainer.config.domain(rows), words)
     print(f"wrote {out / 'weights.safetensors'}")
 
 
@@ -288,7 +323,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="cpu")
     parser.add_argument("--steps", type=int, help="other than the configuration's; may change until the rate falls")
-    parser.add_argument("--data", type=Path, help="folder of patients; without it simulation alone")
+    parser.add_argument("--data", type=Path, help="folder of images or raw data; without it simulation alone")
+    parser.add_argument("--format", choices=("auto", "scd", *adapters.FORMATS), default="auto", help="of --data")
+    parser.add_argument("--start", type=Path, help="folder of weights to begin with")
     parser.add_argument("--work", type=Path, default=Path("build/mr_recon"), help="checkpoint and drawn images")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="weights, log and manifest")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -299,7 +336,7 @@ def main() -> None:
     config, device = CONFIGS[options.config], torch.device(options.device)
     if options.steps:
         config = replace(config, steps=options.steps)
-    train(config, options.data, options.work, options.out, device, options.limit)
+    train(config, options.data, options.work, options.out, device, options.limit, options.format, options.start)
 
 
 if __name__ == "__main__":

@@ -120,11 +120,11 @@ def test_training_runs_without_patients_and_says_so(tmp_path):
 
 def test_domain_record_has_the_ranges_that_were_drawn():
     config = CONFIGS["cpu"]
-    assert config.domain["acceleration"] == {
+    assert config.domain()["acceleration"] == {
         "uniform": list(config.ranges.uniform),
         "variable": list(config.ranges.variable),
     }
-    assert config.domain["coils"] == [1, config.coils[1]]
+    assert config.domain()["coils"] == [1, config.coils[1]]
 
 
 def test_a_run_cut_short_writes_weights_and_says_it_is_not_finished(tmp_path):
