@@ -10,8 +10,9 @@ from dicomnode.cli.common import Commands, add_config, command, err, find_config
 from dicomnode.config import Config, load
 from dicomnode.dispatch import echo
 from dicomnode.dispatch.notify import sender
-from dicomnode.errors import NodeError
+from dicomnode.errors import NodeError, PipelineNotLoadable
 from dicomnode.execute import loader
+from dicomnode.pipeline import StreamingPipeline
 from dicomnode.rules import check_rules
 from dicomnode.store.db import migrate
 
@@ -37,7 +38,7 @@ def _check(arguments: argparse.Namespace) -> int:
     check_rules(config.rules)
     out.print(f"{path}: {len(config.rules)} rules, {len(config.pipelines)} pipelines, "
               f"{len(config.sources)} sources, {len(config.destinations)} destinations")  # fmt: skip
-    wrong = _pipelines(config) + _hooks(config)
+    wrong = _pipelines(config) + _hooks(config) + _mrd(config)
     if arguments.migrate:
         migrate(open_store(config))
         out.print("database schema is up to date")
@@ -66,6 +67,24 @@ def _pipelines(config: Config) -> int:
             default = field.default if field.default is not dataclasses.MISSING else ""
             rows.add_row(field.name, str(field.type), str(default), str(settings.options.get(field.name, "")))
         out.print(rows)
+    return wrong
+
+
+def _mrd(config: Config) -> int:
+    """Whether the names a scanner may ask for stand for pipelines that work line by line."""
+    wrong = 0
+    for name, one in config.mrd.configs.items() if config.mrd else ():
+        settings = config.pipelines[one.pipeline]
+        try:
+            cls = loader.load_class(settings.class_)
+            loader.make_options(cls, {**settings.options, **one.options})
+            if not issubclass(cls, StreamingPipeline):
+                raise PipelineNotLoadable(f"{settings.class_} does not work on k-space line by line")
+        except NodeError as error:
+            err.print(f"mrd config {name}: {error}", style="red")
+            wrong += 1
+        else:
+            out.print(f"mrd config {name}: pipeline {one.pipeline}")
     return wrong
 
 

@@ -158,6 +158,10 @@ class RawFiler:
         payload = self.store.payload(item.name)
         study = str(like.StudyInstanceUID)
         series_uid = derive_uid(study, item.name, "raw")
+        with self._database.read() as connection:
+            if instances.of_series(connection, series_uid):  # before a crash, or the same file was put in again
+                self.store.remove(item.name)
+                return
         filed = [
             self._place(ds)
             for ds in raw.wrap(
