@@ -10,7 +10,21 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode import __version__
-from dicomnode.cli import check, demo, jobs, mrd_send, peers, quarantine, raw, route, run, series, serve
+from dicomnode.cli import (
+    check,
+    convert,
+    demo,
+    jobs,
+    mrd_send,
+    peers,
+    quarantine,
+    raw,
+    route,
+    run,
+    series,
+    serve,
+    wrap,
+)
 from dicomnode.errors import NodeError
 
 __all__ = ["main", "parser"]
@@ -35,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"dicomnode {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (serve, check, route, run, series, jobs, quarantine, peers, mrd_send, raw, demo):
+    for module in (serve, check, route, run, series, jobs, quarantine, peers, wrap, convert, mrd_send, raw, demo):
         module.add(commands)
     return root
 

@@ -21,6 +21,9 @@ def add(commands: Commands) -> None:
     sub.add_argument("file", type=Path, metavar="FILE.dat")
     sub.add_argument("out", type=Path, metavar="OUT.h5")
     sub.add_argument("--trajectory", default="", choices=("", "cartesian", "epi"), help="of Pulseq sequences")
+    sub.add_argument(
+        "--trust-axes", action="store_true", help="the axes of a Pulseq sequence are the protocol's: you have compared"
+    )
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -29,7 +32,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     if not arguments.file.is_file():
         raise ConfigError(f"{arguments.file} is not a file")
-    notes = twix.convert(arguments.file, arguments.out, trajectory=arguments.trajectory)
+    notes = twix.convert(
+        arguments.file, arguments.out, trajectory=arguments.trajectory, trust_axes=arguments.trust_axes
+    )
     measured = mrd.open_mrd(arguments.out)
     encoding = measured.header.encodings[0]
     x, y, z = encoding.encoded_matrix

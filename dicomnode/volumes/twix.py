@@ -101,7 +101,7 @@ class Measurement:
         return [line for line in self.lines if line.imaging]
 
 
-def convert(source: Path, target: Path, *, trajectory: str = "") -> tuple[str, ...]:
+def convert(source: Path, target: Path, *, trajectory: str = "", trust_axes: bool = False) -> tuple[str, ...]:
     """Write the measurement of ``source`` as an MRD file; return what a person should know about it.
 
     Parameters
@@ -109,6 +109,9 @@ def convert(source: Path, target: Path, *, trajectory: str = "") -> tuple[str, .
     trajectory
         ``cartesian`` or ``epi``, where the protocol does not say how k-space was travelled (Pulseq sequences): of an
         ``epi`` measurement without direction flags every other line is then taken as read backwards.
+    trust_axes
+        The axes of a Pulseq sequence are those of the protocol's slice: somebody has compared them. Else directions
+        stay empty, and no image is placed in the patient: such sequences may turn or mirror them as they like.
 
     Raises
     ------
@@ -122,10 +125,13 @@ def convert(source: Path, target: Path, *, trajectory: str = "") -> tuple[str, .
     measurement = read(source)
     encoding = twix_header.encoding_of(measurement, trajectory)
     xml = twix_header.xml_of(measurement, encoding)
+    placed = trust_axes or not twix_header.is_open(measurement)
+    if not placed:
+        measurement.notes.append("the axes of a Pulseq sequence are not in the file: directions are left empty")
     alternate = encoding.trajectory == "epi" and not any(line.has(Flag.IS_REVERSE) for line in measurement.imaging)
     if alternate:
         measurement.notes.append("no line says in which direction it was read: every other one is taken as backwards")
-    _write(target, xml, _rows(measurement, alternate=alternate))
+    _write(target, xml, _rows(measurement, alternate=alternate, placed=placed))
     return tuple(measurement.notes)
 
 
@@ -208,7 +214,7 @@ def directions(line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64], ND
     return -turn[:, 1], -turn[:, 0], -turn[:, 2]
 
 
-def _rows(measurement: Measurement, *, alternate: bool) -> Iterator[NDArray[Any]]:
+def _rows(measurement: Measurement, *, alternate: bool, placed: bool) -> Iterator[NDArray[Any]]:
     """Readouts as MRD files hold them, in blocks."""
     import ismrmrd
 
@@ -220,7 +226,10 @@ def _rows(measurement: Measurement, *, alternate: bool) -> Iterator[NDArray[Any]
         if alternate and line.imaging:
             flags |= (number % 2) << (Flag.IS_REVERSE - 1)
             number += 1
-        block.append(_row(line, flags, counter, dwell, ismrmrd.hdf5.acquisition_dtype))
+        row = _row(line, flags, counter, dwell, ismrmrd.hdf5.acquisition_dtype)
+        if placed:
+            row["head"]["read_dir"], row["head"]["phase_dir"], row["head"]["slice_dir"] = directions(line)
+        block.append(row)
         if len(block) == _BLOCK:
             yield np.concatenate(block)
             block = []
@@ -245,7 +254,6 @@ def _row(line: Line, flags: int, counter: int, dwell: Sequence[float], dtype: np
     head["sample_time_us"] = dwell[echo] if echo < len(dwell) and dwell[echo] else (dwell[0] if dwell else 0.0)
     position = mdh.SliceData.SlicePos
     head["position"] = (position.Sag, position.Cor, position.Tra)
-    head["read_dir"], head["phase_dir"], head["slice_dir"] = directions(line)
     for name, value in line.counters.items():
         head["idx"][name] = value
     row["data"][0] = data.view(np.float32).ravel()

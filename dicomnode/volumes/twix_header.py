@@ -46,7 +46,7 @@ class TwixEncoding:
 def encoding_of(measurement: Measurement, trajectory: str) -> TwixEncoding:
     """What was encoded; raises `UnreadableRawData` with the reason if it is not parallel straight lines."""
     protocol, lines = _protocol(measurement), measurement.imaging
-    space, opened = protocol.get("sKSpace", {}), _is_open(protocol)
+    space, opened = protocol.get("sKSpace", {}), is_open(measurement)
     kind = _trajectory(measurement, space, trajectory, opened=opened)
     samples = lines[0].samples
     rows = max(line.counters["kspace_encode_step_1"] for line in lines) + 1
@@ -88,8 +88,9 @@ def _protocol(measurement: Measurement) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_open(protocol: Mapping[str, Any]) -> bool:
-    return bool(_OPEN_SEQUENCES.search(str(protocol.get("tSequenceFileName") or "")))
+def is_open(measurement: Measurement) -> bool:
+    """Whether the protocol holds defaults only, because the sequence is made elsewhere (Pulseq)."""
+    return bool(_OPEN_SEQUENCES.search(str(_protocol(measurement).get("tSequenceFileName") or "")))
 
 
 def _trajectory(measurement: Measurement, space: Mapping[str, Any], said: str, *, opened: bool) -> str:
