@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from models.ct_denoise import bars, baselines, bench, cases, metrics
+from models.ct_denoise import bars, baselines, bench, cases, effect, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.bundle import load
 from models.ct_denoise.cases import Case
@@ -27,6 +27,8 @@ from models.ct_denoise.projection import KERNELS
 
 #: Where a checkout of the evaluation data usually lies.
 DATA: Final = Path("../shared/data")
+#: Simulated heads of the hemorrhage evaluation, which its own command keeps there.
+CACHE: Final = Path("build/hemorrhage")
 #: The strength the pipeline uses where nothing is said.
 DEFAULT: Final = 0.6
 #: Noise of the physics bench [HU], the prototype's.
@@ -304,6 +306,10 @@ def verdicts(found: dict[str, Any]) -> Table:
         row("inserts kept in the test images' noise, least", min(every), 0.75)
     for name, (_ratio, low, _high) in found.get("observers", {}).items():
         row(f"lower limit of the detectability ratio, {name}", low, 0.95)
+    if found.get("hemorrhage"):
+        for figure, high in (("probability", 0.05), ("volume", 0.05)):
+            largest = max(abs(one[f"shift_of_{figure}"]) for one in found["hemorrhage"])
+            row(f"largest shift of a hemorrhage's {figure} by denoising", largest, high=high)
     if "speed" in found:
         row("CPU seconds per 512 x 512 slice", found["speed"]["cpu_s_per_slice_512"], high=0.20)
     return rows
@@ -341,6 +347,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=here, help="folder with manifest and weights")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of evaluation data; skipped where absent")
     parser.add_argument("--out", type=Path, default=here / "evaluation.json")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of simulated heads, made where it lacks them")
     parser.add_argument("--cases", type=int, default=6, help="simulated slices")
     parser.add_argument("--realisations", type=int, default=16, help="noise realisations of the bench")
     parser.add_argument("--repeats", type=int, default=200, help="repeats of the observer study")
@@ -361,6 +368,7 @@ def main() -> None:
         "insertion": lambda: insertion(net, data),
         "scans": lambda: scans(net, data),
         "removed": lambda: removed(net, arguments.cases),
+        "hemorrhage": lambda: effect.on_hemorrhage(net, data, arguments.cache),
         "speed": lambda: speed(net),
     }
     kept = json.loads(arguments.out.read_text()) if arguments.only else {}
