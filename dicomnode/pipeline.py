@@ -32,7 +32,7 @@ from pydicom.sr.coding import Code
 
 from dicomnode.errors import Unsuitable
 from dicomnode.inputs import Attribute, CineSeries, Geometry, ImageSeries
-from dicomnode.kspace import KSpace, KSpaceHeader, Readout
+from dicomnode.kspace import KSpace, KSpaceHeader, Readout, ReconstructedPlane, Reconstruction
 
 __all__ = [
     "END_DIASTOLE",
@@ -119,51 +119,6 @@ class Image:
     description: str
     #: DerivationCodeSequence item, CID 7203.
     code: Code
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReconstructedPlane:
-    """One plane computed from k-space."""
-
-    #: float32 (row, column), in the units of the reconstruction.
-    array: NDArray[np.float32]
-    #: ImagePositionPatient: centre of the first voxel, float64 (3,), LPS [mm].
-    position: NDArray[np.float64]
-    #: ImageOrientationPatient: float64 (6,), direction of a row then of a column, LPS.
-    orientation: NDArray[np.float64]
-    #: Counters of the measurement that it belongs to.
-    slice: int = 0
-    contrast: int = 0
-    phase: int = 0
-    repetition: int = 0
-    set: int = 0
-    #: Time after the R wave [ms]; None: not known.
-    trigger_time: float | None = None
-    #: What differs from the rest of its series, for the reader: "incomplete k-space: 96 of 128 lines".
-    remark: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reconstruction:
-    """Planes of one image series computed from k-space, all of one size."""
-
-    planes: tuple[ReconstructedPlane, ...]
-    #: Distance between rows, distance between columns [mm].
-    pixel_spacing: tuple[float, float]
-    #: SliceThickness [mm].
-    thickness: float
-    #: Part of the identity of the objects (deterministic UIDs), for example ``magnitude``.
-    role: str
-    #: Suffix of SeriesDescription, for example ``CG-SENSE`` (the node appends ``, RUO``).
-    label: str
-    #: DerivationDescription: the method, its settings, and why an earlier choice was not taken.
-    description: str
-    #: True if a trained network shaped the pixels: such images are DERIVED, and say so.
-    learned: bool
-    #: Stored value = array * scale: one factor for the whole series, fixed before its first plane is given out.
-    scale: float
-    #: Value 3 of ImageType: M(agnitude), P(hase), R(eal), I(maginary).
-    component: str = "M"
 
 
 class Presence(StrEnum):
