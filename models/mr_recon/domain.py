@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-PATTERNS: Final = ("full", "uniform", "variable", "two-dimensional")
+FULL, UNIFORM, VARIABLE, TWO_DIMENSIONAL = "full", "uniform", "variable", "two-dimensional"
+PATTERNS: Final = (FULL, UNIFORM, VARIABLE, TWO_DIMENSIONAL)
 #: Fraction by which an acceleration may leave the trained range before it counts as outside: lines are whole numbers.
 ROUNDING: Final = 0.02
 
@@ -79,10 +80,12 @@ class Domain:
 
     def refusal(self, facts: Facts) -> str:
         """Why the measurement is outside the trained domain; empty when it is inside."""
-        if facts.pattern == "full":
+        if facts.pattern == FULL:
             return "fully sampled: nothing is missing that a network should fill"
         if facts.pattern not in self.acceleration:
-            return f"sampling pattern {facts.pattern} was not trained ({', '.join(self.acceleration)})"
+            return f"{facts.pattern} sampling is not in the trained domain ({', '.join(self.acceleration)})"
+        if facts.pattern == UNIFORM and facts.acceleration > facts.coils:
+            return f"{facts.coils} coils cannot tell {facts.acceleration:g} folded images apart: a network would guess"
         if facts.partial_fourier and not self.partial_fourier:
             return "partial Fourier was not trained"
         trained = self.acceleration[facts.pattern]

@@ -25,7 +25,7 @@ from models.mr_recon.cases import Case
 
 CASCADE: Final = "weights-mr-cascade/d5_c5.npz"
 #: How many frames of each kind the methods get; what is not named gets all of them.
-MOST: Final = {"cs-wavelet": 4, "cs-tv": 4, "bart-l1": 6, "sigpy-l1": 2, "grappa": 6, "d5_c5": 6, "dictionary": 1}
+MOST: Final = {"cs-wavelet": 12, "cs-tv": 6, "bart-l1": 12, "sigpy-l1": 4, "grappa": 12, "d5_c5": 12, "dictionary": 1}
 #: Kinds that dictionary learning, which takes minutes, is asked about.
 DICTIONARY: Final = ("cine, 1 coil, variable R=4", "cine, 8 coils, variable R=4")
 #: Widths of the calibration block and first lines that the gate is tried with.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from models.cardiac import scd
-from models.mr_recon import adapters, data, masks
+from models.mr_recon import adapters, data, masks, verify
 from models.mr_recon.bundle import load, save
 from models.mr_recon.net import START_DAMPING, Shape, Unrolled
 from models.mr_recon.simulate import Measurement, measure
@@ -193,6 +193,13 @@ class Trainer:
         return losses
 
     @torch.no_grad()
+    def averaged(self, slabs: data.Slabs) -> Tensor:
+        """What the averaged network makes of whole measurements."""
+        slabs = slabs.to(self.device)
+        image: Tensor = self.average(slabs.normal, slabs.right)
+        return image
+
+    @torch.no_grad()
     def validate(self, held_out: dict[str, list[Measurement]]) -> dict[str, float]:
         """PSNR [dB] of zero-filling, CG-SENSE and the averaged network by kind of measurement."""
         record: dict[str, float] = {}
@@ -201,7 +208,7 @@ class Trainer:
             for one in measurements:
                 slabs = data.slabs_of([one], None).to(self.device)
                 images = {"zero": slabs.right, "cg": cg_sense(slabs)}
-                images["ours"] = self.average(slabs.normal, slabs.right)
+                images["ours"] = self.averaged(slabs)
                 for method, image in images.items():
                     found[method].append(psnr(image[0], slabs.reference[0]))
             record |= {f"{name} {method}": round(float(np.mean(values)), 2) for method, values in found.items()}
@@ -269,6 +276,8 @@ def train(
     limit_s: float = float("inf"),
     layout: str = "auto",
     start: Path | None = None,
+    *,
+    verified: bool = True,
 ) -> None:
     """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
     begun = time.monotonic()
@@ -295,11 +304,23 @@ def train(
         if trainer.step % CHECKPOINT_EVERY == 0:
             trainer.keep()
     trainer.keep()
-    finish(trainer, words, out)
+    finish(trainer, words, out, watch if verified else [])
 
 
-def finish(trainer: Trainer, words: str, out: Path) -> None:
-    """Write weights, log and manifest; a run that is not at its end says so in the log."""
+def finish(trainer: Trainer, words: str, out: Path, watch: list[data.Image]) -> None:
+    """Write weights, log and manifest; a run that is not at its end says so in the log.
+
+    Parameters
+    ----------
+    watch
+        Images that were kept from training: the domain is cut down to where the weights hold on them; none: it is not.
+    """
+    rows = [volume.read(0).shape[-2] for volume in trainer.pool.volumes]
+    record, found = trainer.config.domain(rows), {}  # type: dict[str, Any], dict[str, dict[int, list[float]]]
+    if watch:
+        images = verify.images_for(watch)
+        found = verify.gains(trainer.averaged, lambda slabs: cg_sense(slabs.to(trainer.device)), images)
+        record = verify.kept(record, found)
     log = {
         "command": "python -m models.mr_recon.train",
         "config": asdict(trainer.config),
@@ -310,11 +331,11 @@ def finish(trainer: Trainer, words: str, out: Path) -> None:
         "device": trainer.device.type,
         "torch": torch.__version__,
         "held_out": trainer.history,
+        "gain_over_cg_sense": found,
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    rows = [volume.read(0).shape[-2] for volume in trainer.pool.volumes]
-    save(trainer.average, out, trainer.config.domain(rows), words)
+    save(trainer.average, out, record, words)
     print(f"wrote {out / 'weights.safetensors'}")
 
 

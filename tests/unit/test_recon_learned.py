@@ -115,8 +115,9 @@ def test_facts_inside_the_trained_domain_are_not_refused():
     ("change", "word"),
     [
         ({"acceleration": 5.0}, "acceleration 5.00"),
-        ({"pattern": "two-dimensional"}, "two-dimensional was not trained"),
+        ({"pattern": "two-dimensional"}, "two-dimensional sampling is not in the trained domain"),
         ({"pattern": "full"}, "fully sampled"),
+        ({"coils": 3}, "3 coils cannot tell 4 folded images apart"),
         ({"calibration": 8}, "8 calibration lines"),
         ({"coils": 16}, "16 coils"),
         ({"rows": 64}, "64 rows"),
@@ -165,7 +166,15 @@ def test_invented_structure_marks_the_image_and_small_one_in_noise_does_not(judg
     invented[20:40, 20:40] *= 2.0
     found, _ = judged(invented)
     assert not found["prior influence"].passed
-    assert not found["prior influence"].refuses
+    assert found["prior influence"].refuses  # its lines are regular
+
+
+def test_regular_lines_are_told_from_irregular_ones():
+    rng = np.random.default_rng(0)
+    for offset in range(4):
+        lines = torch.from_numpy(masks.uniform(160, 4, 17, offset))
+        assert checks.regular(lines[None, :, None].expand(1, 160, 8).float())
+    assert not checks.regular(torch.from_numpy(masks.variable(160, 4.0, 16, rng))[None, :, None].float())
 
 
 def test_noise_is_found_at_the_ends_of_the_readouts():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.mr_recon import bundle, data, masks, metrics, phantoms, simulate
+from models.mr_recon import bundle, data, masks, metrics, phantoms, simulate, verify
 from models.mr_recon.net import Shape
 from models.mr_recon.train import CONFIGS, Config, Trainer, finish, train
 
@@ -110,7 +110,7 @@ def test_checkpoint_of_another_configuration_is_refused(tmp_path):
 
 
 def test_training_runs_without_patients_and_says_so(tmp_path):
-    train(replace(TINY, steps=1), None, tmp_path / "work", tmp_path / "out", CPU, float("inf"))
+    train(replace(TINY, steps=1), None, tmp_path / "work", tmp_path / "out", CPU, verified=False)
     log = json.loads((tmp_path / "out" / "training.json").read_text())
     assert log["steps"] == 1 and "no patient image" in log["training_data"]
     learned = bundle.load(tmp_path / "out", CPU)
@@ -129,7 +129,7 @@ def test_domain_record_has_the_ranges_that_were_drawn():
 
 def test_a_run_cut_short_writes_weights_and_says_it_is_not_finished(tmp_path):
     trainer = Trainer(TINY, tmp_path / "work", CPU, data.Pool([], shapes()))
-    finish(trainer, "shapes", tmp_path / "out")
+    finish(trainer, "shapes", tmp_path / "out", [])
     assert json.loads((tmp_path / "out" / "training.json").read_text())["finished"] is False
 
 
@@ -143,3 +143,25 @@ def test_psnr_of_a_known_error():
     reference = np.zeros((10, 10))
     reference[0, 0] = 2.0
     assert metrics.psnr(reference + 0.02, reference) == pytest.approx(40.0)
+
+
+def test_domain_is_cut_down_to_where_no_image_lost():
+    record = CONFIGS["cpu"].domain()
+    found = {
+        "uniform": {2: [-0.1, 3.0], 3: [0.4, 0.5], 4: [0.3, 0.1], 5: [-0.2, 2.0], 6: [1.0, 1.0]},
+        "variable": {2: [0.1], 4: [0.2], 8: [1.0]},
+    }
+    assert verify.kept(record, found)["acceleration"] == {"uniform": [3, 4], "variable": [2.0, 8]}
+
+
+def test_pattern_that_lost_everywhere_leaves_the_domain():
+    record = CONFIGS["cpu"].domain()
+    kept = verify.kept(record, {"uniform": {2: [-1.0], 4: [-1.0]}, "variable": {2: [0.1]}})
+    assert list(kept["acceleration"]) == list(kept["calibration"]) == ["variable"]
+
+
+def test_gains_are_over_cg_sense_at_every_acceleration(monkeypatch):
+    monkeypatch.setattr(verify, "TRIED", {"uniform": (2,), "variable": (4,)})
+    image = shapes(1)[0]
+    found = verify.gains(lambda s: s.reference * 1.0 + 1e-6, lambda s: s.right, [image])
+    assert found["uniform"][2][0] > 20.0 and found["variable"][4][0] > 20.0
