@@ -25,7 +25,7 @@ CG_ITERATIONS, CG_DAMPING = 12, 2e-3
 #: FISTA iterations of every compressed sensing, ours and the libraries'.
 CS_ITERATIONS = 60
 #: Weights of the libraries in units of the noise, chosen on the same data as ours (`sparse`): none is handicapped.
-BART_WEIGHT, SIGPY_WEIGHT = 0.35, 0.06
+BART_WEIGHT, SIGPY_WEIGHT = 0.2, 0.06
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -34,10 +34,13 @@ def conjugate_gradient(
     residual = right if start is None else right - normal(x) - damping * x
     direction, power = residual, dot(residual, residual)
     floor = torch.finfo(power.dtype).tiny
-    goal = tolerance**2 * dot(right, right)
+    whole = dot(right, right)
+    goal = tolerance**2 * whole
+    # Below this the residual is rounding, which may lie where ``normal`` is zero: a step along it would have no bound.
+    exact = torch.finfo(power.dtype).eps ** 2 * whole
     for _ in range(iterations):
         image = normal(direction) + damping * direction
-        step = power / dot(direction, image).clamp(min=floor)
+        step = torch.where(power > exact, power / dot(direction, image).clamp(min=floor), 0)
         x = x + step * direction
         residual = residual - step * image
         new = dot(residual, residual)
