@@ -66,17 +66,22 @@ def partial_fourier(lines: Lines, part: float, upper: bool) -> Lines:
     return lines & (kept if upper else kept[::-1])
 
 
+def _within(shift: int, width: int) -> int:
+    """The centre must stay well inside the block, or there is nothing to make maps from."""
+    return int(np.clip(shift, -(width // 4), width // 4))
+
+
 def draw(rng: np.random.Generator, rows: int, ranges: Ranges) -> Lines:
     """A pattern out of ``ranges``."""
-    shift = int(rng.integers(-3, 4)) if rng.random() < ranges.shifted_share else 0
+    shifted = int(rng.integers(-3, 4)) if rng.random() < ranges.shifted_share else 0
     if rng.random() < ranges.uniform_share:
         acceleration = int(rng.integers(ranges.uniform[0], ranges.uniform[1] + 1))
         width = int(rng.integers(ranges.uniform_calibration[0], ranges.uniform_calibration[1] + 1))
-        lines = uniform(rows, acceleration, width, int(rng.integers(acceleration)), shift)
+        lines = uniform(rows, acceleration, width, int(rng.integers(acceleration)), _within(shifted, width))
     else:
         net = float(np.exp(rng.uniform(*np.log(ranges.variable))))
         width = int(np.clip(rng.uniform(0.2, 0.5) * rows / net, *ranges.variable_calibration))
-        lines = variable(rows, net, width, rng, rng.uniform(1.5, 6.0), shift)
+        lines = variable(rows, net, width, rng, rng.uniform(1.5, 6.0), _within(shifted, width))
     if rng.random() < ranges.partial_share:
         lines = partial_fourier(lines, rng.uniform(*ranges.partial), bool(rng.integers(2)))
     return lines

@@ -182,9 +182,10 @@ class Trainer:
             loss.backward()
             losses["single" if single else "multiple"] = float(loss.detach())
         size = torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-        if not bool(torch.isfinite(size)):  # one bad batch would be the end of all weights
-            raise FloatingPointError(f"step {self.step}: the gradient is not finite")
-        self.optimiser.step()
+        if bool(torch.isfinite(size)):
+            self.optimiser.step()
+        else:  # one bad batch would be the end of all weights
+            print(f"step {self.step} left out: its gradient is not finite", flush=True)
         decay = min(config.average, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             for kept, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
