@@ -192,7 +192,7 @@ class Ladder:
                 reasons.append(f"{self.method}: {refused}")
             wanted.discard(self.method)
         elif (
-            sampling.pattern != "full"
+            sampling.acceleration >= INCOHERENT
             and (self.learned is not None or self.absent)
             and (refused := self._refusal("learned", state, networks))
         ):
