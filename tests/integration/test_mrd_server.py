@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import ismrmrd
 import numpy as np
 import pytest
 
@@ -31,6 +32,8 @@ BOMB = (
     '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
     '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">&b;</ismrmrdHeader>'
 )
+#: Where the acquisition header has kspace_encode_step_1.
+STEP_1 = ismrmrd.AcquisitionHeader.idx.offset
 HEADERS = {
     "not XML": b"this is no header",
     "entity bomb": BOMB.encode(),
@@ -229,8 +232,8 @@ def test_bad_lines_are_left_out_and_the_rest_is_reconstructed(live: Listener) ->
     bad = bytearray(lines[3])
     bad[2 + 340 : 2 + 348] = struct.pack("<ff", float("nan"), float("inf"))
     outside = bytearray(lines[4])
-    struct.pack_into("<H", outside, 2 + 228 - 16, 60000)
-    assert struct.unpack_from("<H", lines[4], 2 + 228 - 16)[0] == SMALL.readouts()[4].step_1
+    struct.pack_into("<H", outside, 2 + STEP_1, 60000)
+    assert struct.unpack_from("<H", lines[4], 2 + STEP_1)[0] == SMALL.readouts()[4].step_1
     empty = bytearray(lines[5][:342])
     struct.pack_into("<HHH", empty, 2 + 34, 64, 0, 0)
     answer = live.play(opening() + bytes(bad) + bytes(outside) + bytes(empty) + b"".join(lines) + CLOSE, timeout_s=150)

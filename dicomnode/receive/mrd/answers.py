@@ -7,8 +7,9 @@ from typing import Final
 
 import ismrmrd
 import numpy as np
-from ismrmrd.constants import DATATYPE_USHORT, IMTYPE_IMAG, IMTYPE_MAGNITUDE, IMTYPE_PHASE, IMTYPE_REAL
+from ismrmrd.constants import DATATYPE_SHORT, DATATYPE_USHORT, IMTYPE_IMAG, IMTYPE_MAGNITUDE, IMTYPE_PHASE, IMTYPE_REAL
 
+from dicomnode.encode.mr import stored_values
 from dicomnode.pipeline import ReconstructedPlane, Reconstruction
 from dicomnode.volumes import wire
 
@@ -46,9 +47,10 @@ class Answers:
         self, made: Reconstruction, plane: ReconstructedPlane, series: int, index: int, warnings: Sequence[str]
     ) -> bytes:
         attributes = self._meta(made, plane, warnings).serialize().encode()
+        stored, _ = stored_values(plane.array, made.scale, made.component)  # as in the archive's copy
         head = self._head(made, plane, series, index)
+        head.data_type = DATATYPE_USHORT if stored.dtype == np.uint16 else DATATYPE_SHORT
         head.attribute_string_len = len(attributes)
-        stored = np.clip(np.rint(plane.array * made.scale), 0, _MOST).astype("<u2")
         length = len(attributes).to_bytes(8, "little")
         return b"".join((wire.Kind.IMAGE.to_bytes(2, "little"), bytes(head), length, attributes, stored.tobytes()))
 
@@ -59,7 +61,7 @@ class Answers:
         # The first voxel's centre lies N // 2 steps before the centre of the field of view in both directions.
         centre = plane.position + columns // 2 * column_spacing * along_row + rows // 2 * row_spacing * along_column
         head = ismrmrd.ImageHeader()
-        head.version, head.data_type, head.channels = 1, DATATYPE_USHORT, 1
+        head.version, head.channels = 1, 1
         head.measurement_uid = self.measurement_uid
         head.matrix_size[:] = (columns, rows, 1)
         head.field_of_view[:] = (columns * column_spacing, rows * row_spacing, made.thickness)

@@ -27,6 +27,8 @@ _OTHER: Final = (
 #: The 99.9th percentile of the first plane is stored as this, which leaves room for brighter ones in 16 bits.
 _PERCENTILE: Final = 99.9
 _STORED: Final = 20000.0
+#: Samples of this size and more are no measurement, and their squares would overflow.
+_LARGEST: Final = 1e15
 #: Images whose k-space fits into so much memory are gathered in one look at the file [bytes].
 _MEMORY: Final = 2**29
 
@@ -80,7 +82,7 @@ def usable(readout: Readout, encoding: Encoding) -> bool:
         return False
     limit = encoding.limits.get("kspace_encoding_step_1")
     most = limit.maximum if limit is not None else encoding.encoded_matrix[1] - 1
-    return readout.step_1 <= most and bool(np.isfinite(readout.data).all())
+    return readout.step_1 <= most and bool(np.abs(readout.data).max() < _LARGEST)  # NaN is not less either
 
 
 def _images(measurement: KSpace, encoding: Encoding, skip: frozenset[Counters]) -> tuple[list[Counters], int]:
