@@ -30,6 +30,7 @@ bench: $(STAMP) $(PEERS)  ## speed beside DCMTK and Orthanc, as ratios (takes lo
 	$(BIN)/python -m tests.benchmarks.ingest
 	$(BIN)/python -m tests.benchmarks.send
 	$(BIN)/python -m tests.benchmarks.overhead
+	$(BIN)/python -m tests.benchmarks.mrd
 
 clean:           ## forget the environment and the demo
 	rm -rf $(VENV) .demo

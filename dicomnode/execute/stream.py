@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(settings["threads"])
     channel = Channel(socket.socket(fileno=options.channel))
     pipelines = {name: _load(one, device, settings["threads"]) for name, one in settings["configs"].items()}
+    logger.info("A session worker is warm", extra={"action": "mrd_worker_ready", "device": settings["device"]})
     follower = Follower(channel)
     follower.start()
     begin = follower.begun()

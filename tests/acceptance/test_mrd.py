@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,8 +45,21 @@ def pacs(tmp_path: Path) -> Iterator[Pacs]:
         yield made
 
 
-def node_of(tmp_path: Path, pacs: Pacs, pipeline: str = "tests.mrd_toys:Fourier", **mrd: Any) -> RunningNode:
-    return RunningNode(
+class ScanningNode(RunningNode):
+    """A node whose MRD listener listens too."""
+
+    def start(self, fault: str = "", limit_s: float = 60) -> None:
+        super().start(fault, limit_s)
+        self.until(self._answers, limit_s)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", mrd_port(self)), 1):
+            return True
+        return False
+
+
+def node_of(tmp_path: Path, pacs: Pacs, pipeline: str = "tests.mrd_toys:Fourier", **mrd: Any) -> ScanningNode:
+    return ScanningNode(
         tmp_path / "node",
         pipelines={"recon": {"class": pipeline}},
         rules=[RULE],
@@ -157,7 +172,7 @@ def test_a_node_killed_in_mid_session_loses_nothing_it_was_given(tmp_path: Path,
         job = node.wait_closed(series, limit_s=120)[0]
         assert job.incomplete, "what was cut off is not taken for whole"
         # What CLOSE was answered to is there, wherever the node dies after it.
-        for fault in ("raw-placed", "after-route-commit"):
+        for fault in ("raw-placed", "before-route-commit"):
             node.kill()
             node.start(fault=fault)
             done = mrd_send(node, file, "--timeout", "150")
