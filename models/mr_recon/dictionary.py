@@ -17,11 +17,12 @@ from models.mr_recon.solvers import conjugate_gradient
 SIDE = 6
 ATOMS = 2 * SIDE**2
 MOST_ATOMS = 6
-#: Patches the atoms are learned from, and sweeps of K-SVD over them per turn.
+#: Patches the atoms are learned from, and sweeps of K-SVD over them in the first turn; one in each of the others, which
+#: begin with learned atoms.
 TRAINING, SWEEPS = 4000, 4
 TURNS = 15
 #: Weight of the patches against the measurement, whose normal operator has eigenvalues up to 1.
-PATCH_WEIGHT = 0.05
+PATCH_WEIGHT = 0.2
 #: Patches are coded until their residual is below so many sds of the noise, a sd being that of a pixel.
 RESIDUAL = 1.15
 
@@ -130,7 +131,7 @@ def reconstruct(operator: Operator, y: Tensor, noise: float, turns: int = TURNS)
         strong = ((every.abs() ** 2).sum(0) > residual**2).nonzero().flatten()
         if len(strong) > ATOMS:
             some = strong[torch.randperm(len(strong), generator=made)[:TRAINING]]
-            atoms = learn(atoms, every[:, some], residual)
+            atoms = learn(atoms, every[:, some], residual, 1 if turn else SWEEPS)
         coded = atoms @ pursue(atoms, every, residual) + means
         target = average(coded, shape)
         image = conjugate_gradient(
