@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from models.cardiac.net import UNet, build
+from models.cardiac.net import Logits, UNet, build
 
 MANIFEST: Final = "manifest.yaml"
 WEIGHTS: Final = "weights.safetensors"
@@ -45,7 +45,7 @@ class WeightsMismatchError(Exception):
 class View:
     """One look of one network at a slice."""
 
-    net: UNet
+    net: Callable[[torch.Tensor], Logits]
     pixels: int
     pixel_mm: float
 
@@ -56,7 +56,7 @@ class Package:
 
     name: str
     version: str
-    #: Digest of the weights file.
+    #: Digest of the weights file, or of the first of an imported network.
     sha256: str
     #: The whole manifest.
     manifest: Mapping[str, Any]
@@ -78,7 +78,8 @@ def save(states: dict[str, dict[str, torch.Tensor]], described: dict[str, Any], 
 def read(folder: Path) -> Package:
     """The package in ``folder`` without its weights."""
     manifest = yaml.safe_load((Path(folder) / MANIFEST).read_text())
-    digest = manifest["files"][WEIGHTS]["sha256"]
+    files = manifest["files"]
+    digest = files.get(WEIGHTS, next(iter(files.values())))["sha256"]
     return Package(name=manifest["name"], version=manifest["version"], sha256=digest, manifest=manifest)
 
 
@@ -94,14 +95,22 @@ def load(folder: Path, device: torch.device) -> tuple[Package, tuple[View, ...]]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != package.sha256:
         raise WeightsMismatchError(f"{file.name}: sha256 is {digest}, the manifest says {package.sha256}")
-    tensors, views = load_file(file), []
+    states, views = tensors_of(folder), []
     for name, member in package.manifest["members"].items():
-        state = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
-        net = loaded(member["arguments"], state, device)
+        net = loaded(member["arguments"], states[name], device)
         views += [
             View(net=net, pixels=int(view["pixels"]), pixel_mm=float(view["pixel_mm"])) for view in member["views"]
         ]
     return package, tuple(views)
+
+
+def tensors_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights by member of the package in ``folder``."""
+    tensors = load_file(Path(folder) / WEIGHTS)
+    return {
+        name: {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
+        for name in read(folder).manifest["members"]
+    }
 
 
 def loaded(arguments: dict[str, Any], state: dict[str, torch.Tensor], device: torch.device) -> UNet:

@@ -1,5 +1,8 @@
 """Train a member on simulated hearts: ``python -m models.cardiac.train --member wide``.
 
+With ``--data DIR`` go on from the shipped weights with patients of a data set instead (``adapters`` lists the layouts):
+``python -m models.cardiac.train --data DIR --format auto --out MODEL`` packs a folder for the pipeline's ``weights``.
+
 Every step draws hearts that are never seen again, seeded by the step, so a run that was stopped goes on as if it had
 not been; the checkpoint lies in ``--work``. ``tune`` then goes on with real contours, and ``bundle`` packs the members.
 """
@@ -175,8 +178,20 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=float("inf"), help="stop after this many seconds, resumable")
+    parser.add_argument("--data", type=Path, help="patients of a data set: retrain the packed weights on them")
+    parser.add_argument("--format", default="auto", help="layout of --data (default: the one it holds)")
+    parser.add_argument("--weights", type=Path, default=Path(__file__).parent, help="package to start from")
+    parser.add_argument("--out", type=Path, default=Path("build/cardiac/retrained"), help="package of --data")
+    parser.add_argument("--steps", type=int, default=600, help="at the most, with --data")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.data is not None:
+        from models.cardiac import retrain  # which builds on this module
+
+        settings = retrain.Settings(steps=options.steps)
+        device = torch.device(options.device)
+        retrain.retrain(options.data, options.format, options.weights, options.out, settings, device)
+        return
     train(MEMBERS[options.member], options.work, torch.device(options.device), options.limit)
 
 
