@@ -62,7 +62,7 @@ def refuse_encoding(encoding: Encoding) -> None:
         if any(n > most for n, most in zip(matrix, MAX_MATRIX, strict=True)):
             raise dn.Unsuitable(f"{name}Space/matrixSize {' x '.join(map(str, matrix))} is beyond {MAX_MATRIX}")
     for name, fov in (("encoded", encoding.encoded_fov), ("recon", encoding.recon_fov)):
-        if not (np.isfinite(fov).all() and min(fov[:2]) > 0):
+        if not (np.isfinite(fov).all() and min(fov) > 0):
             raise dn.Unsuitable(f"no field of view: {name}Space/fieldOfView_mm is {fov}")
 
 

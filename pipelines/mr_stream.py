@@ -140,6 +140,8 @@ class Measurement(dn.Stream):
 
     def _axes(self, readout: dn.Readout) -> np.ndarray:
         try:
+            if not np.isfinite(readout.position).all():
+                raise geometry.GeometryError(f"position is {readout.position}")
             return geometry.directions(readout.read_dir, readout.phase_dir, readout.slice_dir)
         except geometry.GeometryError as error:
             if not self.options.allow_no_geometry:

@@ -11,6 +11,7 @@ import torch
 from dicomnode import pipeline as dn
 from dicomnode.kspace import Flag, Trajectory
 from models.mr_recon import epi
+from tests.conftest import EVALUATION_DATA
 from tests.mrd_factory import Scan, bits
 from tests.recon import error, pipeline
 
@@ -103,3 +104,29 @@ def test_timings_that_cannot_be_are_refused(wrong) -> None:
     timings = TIMINGS | {"dwellTime": 4.6875} | wrong
     with pytest.raises(ValueError, match="samples"):
         epi.ramp_positions(timings, 96, 128)
+
+
+def air_over_phantom(epi_image: np.ndarray, reference: np.ndarray) -> float:
+    """Mean of an EPI image in the air around the phantom over its mean in the phantom, by a GRE of the same place."""
+    size = epi_image.shape[0]
+    reference = reference.reshape(size, reference.shape[0] // size, size, -1).mean((1, 3))
+    inside = reference > 0.3 * np.quantile(reference, 0.9)
+    near = torch.nn.functional.max_pool2d(torch.from_numpy(inside[None].astype(np.float32)), 7, 1, 3)[0].numpy() > 0
+    return float(epi_image[~near].mean() / epi_image[inside].mean())
+
+
+def test_a_real_epi_measurement_is_regridded_and_loses_its_ghost(tmp_path, monkeypatch) -> None:
+    source = EVALUATION_DATA / "mr-twix-siemens"
+    if not source.is_dir():
+        pytest.skip("no Siemens raw data beside the checkout")
+    pytest.importorskip("twixtools")
+    twix, mrd = pytest.importorskip("dicomnode.volumes.twix"), pytest.importorskip("dicomnode.volumes.mrd")
+    images = {}
+    for name in ("gre", "epi"):
+        twix.convert(source / f"{name}.dat", tmp_path / f"{name}.h5")
+        images[name] = pipeline().run(mrd.open_mrd(tmp_path / f"{name}.h5")).reconstructions[0].planes[0].array
+    monkeypatch.setattr(epi.PhaseCorrection, "apply", lambda _self, profiles: profiles)
+    ghosted = pipeline().run(mrd.open_mrd(tmp_path / "epi.h5")).reconstructions[0].planes[0].array
+    corrected, uncorrected = (air_over_phantom(image, images["gre"]) for image in (images["epi"], ghosted))
+    assert corrected < 0.6 * uncorrected
+    assert corrected < 0.07
