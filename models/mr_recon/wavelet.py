@@ -72,7 +72,7 @@ def inverse(coefficients: Tensor, name: str = "db4") -> Tensor:
 def approximation(shape: tuple[int, int], name: str = "db4") -> tuple[int, int]:
     """Size (row, column) of the approximation that `forward` leaves in the corner."""
     sizes = levels(shape, name)
-    return tuple((size + 1) // 2 for size in sizes[-1]) if sizes else shape
+    return ((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2) if sizes else shape
 
 
 def shrink(x: Tensor, threshold: float, name: str = "db4", shift: tuple[int, int] = (0, 0)) -> Tensor:
