@@ -44,23 +44,42 @@ def wrapped(folder: Path, file: Path, source: Dataset | None = None, series: str
     return paths
 
 
-def point_scan(**changes: Any) -> tuple[Scan, NDArray[np.float64]]:
-    """An oblique, non-square scan of a few points, and where they are [mm, LPS] (point, 3)."""
+def point_scan(x: float = -41.3, y: float = 25.7, **changes: Any) -> tuple[Scan, NDArray[np.float64]]:
+    """An oblique, non-square scan of one point at ``x``, ``y`` of its plane, and where that is [mm, LPS]."""
     turn = np.radians([25.0, -17.0])
     about_z = np.array([[np.cos(turn[0]), -np.sin(turn[0]), 0], [np.sin(turn[0]), np.cos(turn[0]), 0], [0, 0, 1]])
     about_x = np.array([[1, 0, 0], [0, np.cos(turn[1]), -np.sin(turn[1])], [0, np.sin(turn[1]), np.cos(turn[1])]])
     axes = about_x @ about_z
     position = np.array([12.5, -31.0, 47.0])
-    spots = ((-40.0, 25.0), (36.0, -12.0), (8.0, 50.0))
     values: dict[str, Any] = {
         "matrix": (64, 48), "fov": (256.0, 144.0), "coils": 1, "noise": 0.0,
-        "ellipses": tuple(Ellipse(x=x, y=y, value=1.0) for x, y in spots),
+        "ellipses": (Ellipse(x=x, y=y, value=1.0),),
         "position": tuple(position), "read_dir": tuple(axes[:, 0]), "phase_dir": tuple(axes[:, 1]),
         "slice_dir": tuple(axes[:, 2]),
     }  # fmt: skip
     scan = Scan(**(values | changes))
-    where = np.array([position + x * axes[:, 0] + y * axes[:, 1] for x, y in spots])
-    return scan, where
+    return scan, position + x * axes[:, 0] + y * axes[:, 1]
+
+
+def seen_at(image: Dataset, scan: Scan) -> NDArray[np.float64]:
+    """Where ``image`` shows the one point of ``scan``, to a fraction of a pixel [mm, LPS].
+
+    A point is a Dirichlet kernel of the samples along each axis, whose two largest values say exactly where between
+    them it is.
+    """
+    pixels = image.pixel_array.astype(float)
+    row, column = np.unravel_index(int(pixels.argmax()), pixels.shape)
+    x = column + _offset(pixels[row], int(column), scan.columns)
+    y = row + _offset(pixels[:, column], int(row), scan.rows)
+    dy, dx = (float(value) for value in image.PixelSpacing)
+    along, down = np.array(image.ImageOrientationPatient, float).reshape(2, 3)
+    return np.array(image.ImagePositionPatient, float) + x * dx * along + y * dy * down
+
+
+def _offset(line: NDArray[np.float64], at: int, samples: int) -> float:
+    side = 1 if line[at + 1] > line[at - 1] else -1
+    a, b, step = line[at], line[at + side], np.pi / samples
+    return side * float(np.arctan2(b * np.sin(step), a + b * np.cos(step)) / step)
 
 
 def lines_of(kspace: KSpace) -> dict[tuple[int, ...], NDArray[np.complex64]]:
@@ -142,12 +161,12 @@ class PlainRSS(dn.Pipeline[KSpace]):
         if not images:
             raise dn.Unsuitable("there is no imaging readout")
         planes = tuple(self._planes(series.header, images, first))
-        most = float(np.percentile(np.stack([plane.array for plane in planes]), 99.9))
+        most = max(float(plane.array.max()) for plane in planes)
         spacing = self._spacing(series.header)
         made = dn.Reconstruction(
             planes=planes, pixel_spacing=(spacing[1], spacing[0]), thickness=spacing[2], role="magnitude",
             label="plain RSS", description="inverse FFT, root sum of squares", learned=self.learned,
-            scale=3276.0 / max(most, 1e-12),
+            scale=60000.0 / max(most, 1e-12),
         )  # fmt: skip
         return dn.Result(reconstructions=(made,))
 

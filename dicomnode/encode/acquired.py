@@ -80,10 +80,11 @@ def at(header: KSpaceHeader, name: str, plane: ReconstructedPlane) -> float | No
 def _add_time(ds: Dataset, header: KSpaceHeader, plane: ReconstructedPlane) -> None:
     """Phase of the heartbeat and repetition."""
     limits = header.encodings[0].limits
-    if plane.trigger_time is not None:
-        ds.TriggerTime = _ds(plane.trigger_time)
     phases, repetitions = limits.get("phase"), limits.get("repetition")
     if phases is not None and phases.count > 1:
+        # Phases of the heartbeat: scanners stamp every line, but the time after the R wave means something here only.
+        ds.ScanOptions = "CG"
+        ds.TriggerTime = _ds(plane.trigger_time)
         ds.CardiacNumberOfImages = str(phases.count)
     ds.AcquisitionNumber = str(plane.repetition + 1)
     if repetitions is not None and repetitions.count > 1:

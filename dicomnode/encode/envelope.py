@@ -89,10 +89,7 @@ def envelop(
     for keyword in TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, None)
-    if ds.get("PatientIdentityRemoved") == "YES" and not (
-        ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
-    ):
-        ds.DeidentificationMethod = "Not stated by the source"  # type 1C beside YES (PS3.3 C.7.1.1)
+    say_deidentified(ds)
     if image:
         anatomy.locate(ds)
         if "SegmentSequence" in ds and not ds.get("Laterality"):
@@ -107,6 +104,14 @@ def envelop(
     sign(ds, header, context)
     ds.file_meta = file_meta(ds)
     return ds
+
+
+def say_deidentified(ds: Dataset) -> None:
+    """Give an object of a patient whose identity was removed the method, or that nobody stated it."""
+    if ds.get("PatientIdentityRemoved") == "YES" and not (
+        ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
+    ):
+        ds.DeidentificationMethod = "Not stated by the source"  # type 1C beside YES (PS3.3 C.7.1.1)
 
 
 def described(label: str, source: Source, context: EncodeContext) -> str:

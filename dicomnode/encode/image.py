@@ -19,6 +19,7 @@ from pydicom.sr.coding import Code
 from dicomnode.encode import anatomy
 from dicomnode.encode.check import check
 from dicomnode.encode.common import MAX_LO, Copier, code_item, cut, reference
+from dicomnode.encode.envelope import say_deidentified
 from dicomnode.encode.identity import EncodeContext, file_meta, require_identity, sign
 from dicomnode.encode.source import Source, SourcePlane
 from dicomnode.errors import EncodingError
@@ -124,10 +125,7 @@ class _Derived:
         ds.SeriesInstanceUID = self._context.series_uid(self._image.role)
         ds.SeriesNumber = str(self._series_number)
         ds.SeriesDescription = self._series_description(header)
-        if ds.get("PatientIdentityRemoved") == "YES" and not (
-            ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
-        ):
-            ds.DeidentificationMethod = "Not stated by the source"  # type 1C beside YES (PS3.3 C.7.1.1)
+        say_deidentified(ds)
         ds.ReferencedSeriesSequence = [_referenced_series(header)]
         return ds
 

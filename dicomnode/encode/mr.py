@@ -20,7 +20,7 @@ from dicomnode.dicom import derive_uid
 from dicomnode.encode import anatomy
 from dicomnode.encode.acquired import add_acquisition, numbers
 from dicomnode.encode.common import MAX_LO, Copier, code_item, cut, reference
-from dicomnode.encode.envelope import PATIENT_AND_STUDY, TYPE_2
+from dicomnode.encode.envelope import PATIENT_AND_STUDY, TYPE_2, say_deidentified
 from dicomnode.encode.gate_mr import check_plane
 from dicomnode.encode.identity import EncodeContext, file_meta, require_identity, sign
 from dicomnode.encode.source import RawSource
@@ -116,10 +116,7 @@ class _Series:
         for keyword in TYPE_2:
             if keyword not in ds:
                 setattr(ds, keyword, None)
-        if ds.get("PatientIdentityRemoved") == "YES" and not (
-            ds.get("DeidentificationMethod") or ds.get("DeidentificationMethodCodeSequence")
-        ):
-            ds.DeidentificationMethod = "Not stated by the source"  # type 1C beside YES (PS3.3 C.7.1.1)
+        say_deidentified(ds)
         sign(ds, self._scanner, self._context)
         ds.SOPClassUID = MRImageStorage
         ds.SOPInstanceUID = self._context.instance_uid(self._made.role, index)

@@ -28,7 +28,7 @@ from dicomnode.dicom import (
 )
 from dicomnode.encode import anatomy
 from dicomnode.encode.common import MAX_LO, Copier, cut
-from dicomnode.encode.envelope import PATIENT_AND_STUDY, TYPE_2
+from dicomnode.encode.envelope import PATIENT_AND_STUDY, TYPE_2, say_deidentified
 from dicomnode.encode.identity import file_meta
 from dicomnode.errors import EncodingError
 
@@ -137,6 +137,7 @@ def _envelope(like: Dataset, when: datetime, frame_of_reference: str, descriptio
     for keyword in TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, None)
+    say_deidentified(ds)
     _add_equipment(ds, like)
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID = RAW_DATA_STORAGE

@@ -67,7 +67,9 @@ def load(
             numbered.append((raw.part_of(header), normaliser.header(header, path.name)))
     numbered.sort(key=lambda one: one[0].number)
     headers = tuple(header for _, header in numbered)
-    return _measured(target, headers, incomplete=incomplete or not numbered[0][0].complete, notes=normaliser.notes)
+    # Raw data has no frame of reference module unless somebody knew one: nothing is missing.
+    notes = tuple(note for note in normaliser.notes if not note.startswith("PositionReferenceIndicator"))
+    return _measured(target, headers, incomplete=incomplete or not numbered[0][0].complete, notes=notes)
 
 
 def _measured(
