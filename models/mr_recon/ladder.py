@@ -35,8 +35,7 @@ LABELS: Final = {
 #: Iterations of CG-SENSE, and its damping relative to the largest eigenvalue (ml-mr 1.2).
 CG_ITERATIONS: Final = 15
 CG_DAMPING: Final = 2e-3
-#: Threshold of wavelet and temporal penalties in standard deviations of the noise (1.5 to 3 fit, ml-mr 1.6).
-CS_WEIGHT: Final = 2.0
+#: Of compressed sensing; its weights, in standard deviations of the noise, are those that `sparse` found best.
 CS_ITERATIONS: Final = 60
 #: Lines that GRAPPA's kernels are fitted to at least, and the accelerations it is good for.
 GRAPPA_LINES: Final = 16
@@ -330,16 +329,17 @@ class Ladder:
 
     def _cs_kttv(self, state: _State) -> Tensor:
         operator, y = self._compressed(state)
-        return sparse.temporal_tv(operator, y, CS_WEIGHT, CS_ITERATIONS, _cg(operator, y))[:, None]
+        return sparse.temporal_tv(operator, y, sparse.TEMPORAL_WEIGHT, CS_ITERATIONS, _cg(operator, y))[:, None]
 
     def _cs_l1(self, state: _State) -> Tensor:
         operator, y = self._compressed(state)
         if operator.maps.ndim == 4:
-            return sparse.wavelet_l1(operator, y, CS_WEIGHT, CS_ITERATIONS)[:, None]
+            return sparse.wavelet_l1(operator, y, sparse.WAVELET_WEIGHT, CS_ITERATIONS)[:, None]
         frames = []
         for frame in range(len(y)):
             one = Sense(operator.maps, operator.mask[frame])
-            frames.append(sparse.wavelet_l1(one, y[frame], CS_WEIGHT, CS_ITERATIONS, _cg(one, y[frame])))
+            start = _cg(one, y[frame])
+            frames.append(sparse.wavelet_l1(one, y[frame], sparse.WAVELET_WEIGHT, CS_ITERATIONS, start))
         return torch.stack(frames)[:, None]
 
     def _sense_cg(self, state: _State) -> Tensor:
