@@ -29,15 +29,17 @@ def step(size: int, name: str) -> Tensor:
     """Real float32 (size, size), orthonormal: rows of averages first (a left-over sample last), then details."""
     low = FILTERS[name]
     half, even = size // 2, size - size % 2
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    for row in range(half):
-        for tap, value in enumerate(low):
-            column = (2 * row + tap) % even
-            matrix[row, column] += value
-            matrix[size - half + row, column] += (-1) ** tap * low[len(low) - 1 - tap]
-    if size % 2:
-        matrix[half, size - 1] = 1.0
-    return matrix.float()
+    # Kept for later calls, which may want gradients: an inference tensor would refuse them.
+    with torch.inference_mode(False):
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        for row in range(half):
+            for tap, value in enumerate(low):
+                column = (2 * row + tap) % even
+                matrix[row, column] += value
+                matrix[size - half + row, column] += (-1) ** tap * low[len(low) - 1 - tap]
+        if size % 2:
+            matrix[half, size - 1] = 1.0
+        return matrix.float()
 
 
 def levels(shape: tuple[int, int], name: str) -> list[tuple[int, int]]:

@@ -98,6 +98,15 @@ def test_wavelets_have_their_vanishing_moments(name: str, degree: int) -> None:
     assert (inner @ (torch.arange(size).double() / size) ** (degree + 1)).abs().max() > 1e-9
 
 
+def test_wavelets_first_used_for_inference_still_give_gradients() -> None:
+    with torch.inference_mode():
+        wavelet.forward(noise(37, 29))
+    x = noise(37, 29).requires_grad_()
+    (wavelet.forward(x).abs() ** 2).sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, 2 * x.detach(), atol=1e-4)
+
+
 @few
 @given(SIZES, st.sampled_from([(-2, -1), (-3,), (-1,)]))
 def test_divergence_is_minus_the_adjoint_of_the_gradient(size: tuple[int, int], dims: tuple[int, ...]) -> None:
