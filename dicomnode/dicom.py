@@ -30,7 +30,7 @@ MANUFACTURER: Final = "dicomnode"
 RAW_DATA_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66"
 #: CreatorVersionUID (0008,9123) of the raw data objects this software makes: says how to read their private block.
 RAW_CREATOR_VERSION_UID: Final = UID("2.25.85942992355558796126285681669115389432")
-#: Private block of those objects: group, creator, and the elements of it (annex "Private dictionary" of CONFORMANCE).
+#: Private block of those objects: group and creator; `RawElement` has its elements.
 RAW_GROUP: Final = 0x0071
 RAW_CREATOR: Final = "DICOMNODE MRD 1"
 RAW_MIME_TYPE: Final = "application/x-ismrmrd+hdf5"

@@ -130,7 +130,7 @@ def sign(ds: Dataset, source: Dataset, context: EncodeContext) -> None:
     """Equipment, times, character set and research marking of a new object made from ``source``."""
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ContentQualification = "RESEARCH"
-    local = context.when.astimezone(_zone(source, context.when))
+    local = context.when.astimezone(zone_of(source, context.when))
     ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = local.strftime("%Y%m%d")
     ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = local.strftime("%H%M%S.%f")
     contributors = list(ds.get("ContributingEquipmentSequence") or ())
@@ -154,7 +154,7 @@ def file_meta(ds: Dataset) -> FileMetaDataset:
     return meta
 
 
-def _zone(source: Dataset, when: datetime) -> timezone:
+def zone_of(source: Dataset, when: datetime) -> timezone:
     """Zone of the source's times, so that all times of one object agree; that of ``when`` if the source has none."""
     offset = str(source.get("TimezoneOffsetFromUTC") or "")
     if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit() and int(offset[1:3]) < 15:

@@ -29,7 +29,7 @@ from dicomnode.dicom import (
 from dicomnode.encode import anatomy
 from dicomnode.encode.common import MAX_LO, Copier, cut
 from dicomnode.encode.envelope import PATIENT_AND_STUDY, TYPE_2, say_deidentified
-from dicomnode.encode.identity import file_meta
+from dicomnode.encode.identity import file_meta, zone_of
 from dicomnode.errors import EncodingError
 
 #: Largest payload of one instance unless told otherwise [bytes]: whoever writes, sends or files one holds it in memory.
@@ -95,16 +95,19 @@ def wrap(
     if not 2 <= part_bytes <= _MOST:
         raise ValueError(f"part_bytes {part_bytes} is not 2 to {_MOST}")
     _require_identity(like, series_uid)
-    size, total = payload.stat().st_size, _sha256(payload)
-    if not size:
+    if not payload.stat().st_size:
         raise EncodingError(f"{payload.name} is empty: there is no measurement to wrap")
-    step = part_bytes - part_bytes % 2
-    parts = -(-size // step)
     envelope = _envelope(like, when, frame_of_reference, description)
     if patient_position:
         envelope.PatientPosition = patient_position
     envelope.SeriesInstanceUID, envelope.SeriesNumber = series_uid, str(series_number)
-    state = "INCOMPLETE" if incomplete else "COMPLETE"
+    yield from _objects(payload, envelope, part_bytes - part_bytes % 2, "INCOMPLETE" if incomplete else "COMPLETE")
+
+
+def _objects(payload: Path, envelope: Dataset, step: int, state: str) -> Iterator[Dataset]:
+    """One instance for every ``step`` bytes."""
+    size, total = payload.stat().st_size, _sha256(payload)
+    parts = -(-size // step)
     # Other words about the same file are another object: one UID, one content.
     whole = digest(total, state, envelope.to_json())
     with payload.open("rb") as file:
@@ -112,7 +115,7 @@ def wrap(
             piece = file.read(step)
             ds = Dataset()
             ds.update(envelope)
-            ds.SOPInstanceUID = derive_uid(series_uid, whole, "raw", str(number), str(parts))
+            ds.SOPInstanceUID = derive_uid(str(envelope.SeriesInstanceUID), whole, "raw", str(number), str(parts))
             ds.InstanceNumber = str(number)
             _add_block(ds, piece, size=size, sha256=total, number=number, parts=parts, state=state)
             ds.file_meta = file_meta(ds)
@@ -146,8 +149,9 @@ def _envelope(like: Dataset, when: datetime, frame_of_reference: str, descriptio
     anatomy.locate(ds)
     if frame_of_reference:
         ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = frame_of_reference, None
-    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = when.strftime("%Y%m%d")
-    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = when.strftime("%H%M%S.%f")
+    local = when.astimezone(zone_of(like, when))
+    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = local.strftime("%Y%m%d")
+    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = local.strftime("%H%M%S.%f")
     ds.CreatorVersionUID = RAW_CREATOR_VERSION_UID
     ds.AcquisitionContextSequence = []
     return ds

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -124,17 +124,16 @@ def unwrap(paths: Sequence[Path], target: Path) -> Path:
         Parts are missing, of different measurements, or not what their SHA-256 says. Nothing is left at ``target``.
     """
     found = _in_order(paths)
-    total = hashlib.sha256()
+    total, aside = hashlib.sha256(), target.with_name(f"{target.name}.part")
     try:
-        with target.open("wb") as out:
+        with aside.open("wb") as out:
             for path, part in found:
                 _append(path, part, out, total)
         if total.hexdigest() != found[0][1].total_sha256:
             raise UnreadableRawData("the parts do not make the file that was wrapped (SHA-256); wrap and send it again")
-    except BaseException:
-        with suppress(FileNotFoundError):
-            target.unlink()
-        raise
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
     return target
 
 

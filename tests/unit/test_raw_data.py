@@ -85,6 +85,13 @@ def test_a_wrapped_result_of_this_node_would_not_name_it_as_scanner(tmp_path):
     assert not is_own_result([], ds)
 
 
+def test_times_are_in_the_zone_that_the_object_names(tmp_path):
+    source = like()
+    source.TimezoneOffsetFromUTC = "+0530"
+    (ds,) = wrap(payload(tmp_path, 10), source, series_uid=SERIES, series_number=1, when=WHEN)
+    assert (ds.TimezoneOffsetFromUTC, ds.ContentDate, ds.ContentTime[:6]) == ("+0530", "20260105", "155030")
+
+
 def test_incomplete_measurements_say_so(tmp_path):
     (path,) = wrapped(tmp_path, incomplete=True)
     assert not raw.part_of(raw.read_header(path)).complete
