@@ -267,6 +267,8 @@ class Measurement(dn.Stream):
             samples = whitening.apply(torch.cat(image.samples, 1), 0)
             try:
                 trajectory = noncartesian.in_cycles(torch.cat(image.trajectory), encoding.encoded_matrix[1::-1], shape)
+                if encoding.trajectory is not Trajectory.SPIRAL and len({len(part) for part in image.trajectory}) == 1:
+                    trajectory = noncartesian.undelayed(samples, trajectory, len(image.trajectory), shape)
                 made = noncartesian.reconstruct(samples.to(self.device), trajectory.to(self.device), shape).cpu()
             except noncartesian.TrajectoryError as error:
                 raise dn.Unsuitable(str(error)) from error

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.mr_recon import coils
+from models.mr_recon import coils, delays
 from models.mr_recon.fft import fft2c, ifft2c
 from models.mr_recon.nufft import NonUniform, density
 from models.mr_recon.solvers import conjugate_gradient
@@ -66,6 +66,15 @@ def spoke(angle: float, samples: int, center: int) -> Tensor:
     radius = (torch.arange(samples, dtype=torch.float32) - center) / samples
     turn = torch.deg2rad(torch.tensor(angle))
     return torch.stack((radius * torch.cos(turn), radius * torch.sin(turn)), -1)
+
+
+@torch.inference_mode()
+def undelayed(samples: Tensor, trajectory: Tensor, spokes: int, shape: tuple[int, int]) -> Tensor:
+    """The trajectory of ``spokes`` equally long spokes as the gradients' delays made it; see `delays`."""
+    # Pixels are square, fields of view may not be: a delay is the same length of k-space in all directions.
+    unit = torch.tensor(shape, dtype=trajectory.dtype, device=trajectory.device) / max(shape)
+    whole = samples.reshape(len(samples), spokes, -1).movedim(0, 1)
+    return delays.corrected(whole, (trajectory / unit).reshape(spokes, -1, 2)).flatten(0, 1) * unit
 
 
 @torch.inference_mode()
