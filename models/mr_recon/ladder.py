@@ -37,6 +37,8 @@ CG_ITERATIONS: Final = 15
 CG_DAMPING: Final = 2e-3
 #: Of compressed sensing; its weights, in standard deviations of the noise, are those that `sparse` found best.
 CS_ITERATIONS: Final = 60
+#: From CG-SENSE on, 12 frames at R=4 are 0.0718, 0.0714, 0.0713 (NRMSE) from the truth after 10, 20, 60 of them.
+TEMPORAL_ITERATIONS: Final = 20
 #: Lines that GRAPPA's kernels are fitted to at least, and the accelerations it is good for.
 GRAPPA_LINES: Final = 16
 GRAPPA_ACCELERATION: Final = (2.0, 4.0)
@@ -329,7 +331,7 @@ class Ladder:
 
     def _cs_kttv(self, state: _State) -> Tensor:
         operator, y = self._compressed(state)
-        return sparse.temporal_tv(operator, y, sparse.TEMPORAL_WEIGHT, CS_ITERATIONS, _cg(operator, y))[:, None]
+        return sparse.temporal_tv(operator, y, sparse.TEMPORAL_WEIGHT, TEMPORAL_ITERATIONS, _cg(operator, y))[:, None]
 
     def _cs_l1(self, state: _State) -> Tensor:
         operator, y = self._compressed(state)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dicomnode import pipeline as dn
+from dicomnode.execute.contract import check_result
 from dicomnode.kspace import Calibration, Flag, Limit, Trajectory
 from tests.mrd_factory import Ellipse, Scan, bits
 from tests.recon import error, pipeline
@@ -116,6 +117,19 @@ def test_the_scale_is_that_of_the_first_slice_for_all() -> None:
     assert made.scale == pytest.approx(alone.scale, rel=0.02)
     assert stored[1] / stored[0] == pytest.approx(1.2, rel=0.05)
     assert 0.7 * 4095 < stored[0] < 4095
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        replace(FULL, slices=2, contrasts=2, repetitions=2, coils=1),
+        replace(FULL, phases=3, slices=2, trigger_ticks=10, coils=1),
+        replace(FULL, partitions=4, coils=1),
+    ],
+    ids=["echoes", "cine", "volume"],
+)
+def test_results_keep_the_contract_of_the_node(scan: Scan) -> None:
+    check_result(run(scan), scan.kspace())
 
 
 # Lines in any order, twice, or not at all
