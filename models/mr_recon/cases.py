@@ -32,7 +32,7 @@ SNR: Final = 40.0
 #: Pattern, acceleration, and width of the calibration block.
 PATTERNS: Final = (("uniform", 2, 16), ("uniform", 4, 16), ("variable", 4, 16), ("variable", 8, 10))
 #: Coils, and how many of the frames they are simulated for: many coils are slow.
-COILS: Final = {1: 24, 8: 12, 16: 4}
+COILS: Final = {1: 24, 8: 12, 16: 2}
 #: File and oversampling of the readout.
 RAW: Final = {
     "sphere, 16 coils": ("mr-twix-pulseq/2024-02-06-160052.dat", 1),

@@ -32,6 +32,8 @@ MOST: Final = {"cs-wavelet": 12, "cs-tv": 4, "bart-l1": 12, "sigpy-l1": 4, "grap
 DICTIONARY: Final = ("cine, 1 coil, variable R=4", "cine, 8 coils, variable R=4")
 #: Widths of the calibration block and first lines that the gate is tried with.
 GATE_WIDTHS: Final = (12, 16, 24, 32)
+#: From more coils than this a real phantom is tried at R=4.
+MANY: Final = 4
 #: Coils after the node's compression.
 VIRTUAL: Final = 10
 
@@ -184,43 +186,57 @@ def agreement(case: Case, learned: bundle.Learned) -> dict[str, Row]:
     return rows
 
 
-def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that ``evaluation.json`` holds."""
-    learned = bundle.load(options.model, torch.device("cpu")) if (options.model / bundle.MANIFEST).exists() else None
-    kept = Kept(options.work / "baselines.json")
-    file = options.raw / CASCADE
-    cascade = Cascade(file) if file.exists() else None
-    frames, groups = cases.cine_frames(options.patient), {}
-    for coils in cases.COILS:
-        for pattern, acceleration, width in cases.PATTERNS:
-            group = cases.cine(frames, options.work / "cases", coils, pattern, acceleration, width)
-            name = cases.cine_kind(coils, pattern, acceleration)
-            groups[name] = summary(rows_of(group, learned, kept, cascade))
-            print(name, {k: (v["n"], round(v["psnr"], 2)) for k, v in groups[name].items()}, flush=True)
-    gates = {}
+def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Iterable[Case]]]:
+    """Every kind of measurement by name, those that bars are about before the slow ones of many coils."""
+    frames, work = cases.cine_frames(options.patient), options.work / "cases"
+    kinds = [(coils, *pattern) for coils in cases.COILS for pattern in cases.PATTERNS]
+    for coils, pattern, acceleration, width in sorted(
+        kinds, key=lambda kind: (kind[0] > VIRTUAL, kind[1] == "uniform")
+    ):
+        group = cases.cine(frames, work, coils, pattern, acceleration, width)
+        yield cases.cine_kind(coils, pattern, acceleration), group
     for kind, (path, oversampling) in cases.RAW.items():
         full = cases.read_twix(options.raw / path, oversampling)
-        for acceleration in (2, 4) if full.shape[0] > 2 else (2,):
+        for acceleration in (4, 2) if full.shape[0] > MANY else (2,):
             group = (
                 cases.remembered(
-                    options.work / "cases",
+                    work,
                     f"{kind} {acceleration} {offset}",
                     partial(cases.raw, full, kind, acceleration, 16, offset),
                 )
                 for offset in range(acceleration)
             )
-            name = f"{kind}, uniform R={acceleration}"
-            groups[name] = summary(rows_of(group, learned, kept, None))
-            print(name, {k: (v["n"], round(v["psnr"], 2)) for k, v in groups[name].items()}, flush=True)
-        if learned is not None and full.shape[0] > 4:
-            gates[kind] = gate(full, kind, learned, options.work / "cases")
-    if learned is None:
-        raise SystemExit(f"no weights in {options.model}: only the others were measured")
-    about = {"name": learned.name, "version": learned.version, "sha256": learned.sha256, "torch": torch.__version__}
-    about |= {"threads": torch.get_num_threads(), "snr": cases.SNR, "seed": cases.SEED, "patient": options.patient.name}
-    found = {"about": about, "groups": groups, "gate": gates}
-    found["brain"] = agreement(cases.brain(options.raw / cases.BRAIN), learned)
-    return found | {"bars": bars.judge(found)}
+            yield f"{kind}, uniform R={acceleration}", group
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Write what ``evaluation.json`` holds, again after every kind of measurement."""
+    present = (options.model / bundle.MANIFEST).exists()
+    learned = bundle.load(options.model, torch.device("cpu")) if present else None
+    kept, file = Kept(options.work / "baselines.json"), options.raw / CASCADE
+    cascade = Cascade(file) if file.exists() else None
+    found: dict[str, Any] = {"about": about(learned, options.patient.name), "groups": {}, "gate": {}, "brain": {}}
+    if learned is not None:
+        for kind, (path, oversampling) in cases.RAW.items():
+            full = cases.read_twix(options.raw / path, oversampling)
+            if full.shape[0] > MANY:
+                found["gate"][kind] = gate(full, kind, learned, options.work / "cases")
+    for name, group in jobs(options):
+        groups = found["groups"]
+        groups[name] = summary(rows_of(group, learned, kept, cascade))
+        print(name, {k: (v["n"], round(v["psnr"], 2)) for k, v in groups[name].items()}, flush=True)
+        if learned is not None:
+            found["bars"] = bars.judge(found)
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+    if learned is not None:
+        found["brain"] = agreement(cases.brain(options.raw / cases.BRAIN), learned)
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def about(learned: bundle.Learned | None, patient: str) -> Row:
+    """What was measured with what."""
+    weights = {} if learned is None else {"name": learned.name, "version": learned.version, "sha256": learned.sha256}
+    return weights | {"torch": torch.__version__, "snr": cases.SNR, "seed": cases.SEED, "patient": patient}
 
 
 def main() -> None:
@@ -233,8 +249,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "evaluation.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.out.write_text(json.dumps(evaluate(options), indent=1) + "\n")
-    print(f"wrote {options.out}")
+    evaluate(options)
 
 
 if __name__ == "__main__":
