@@ -6,15 +6,15 @@ closed ring of myocardium in three slices in a row, and a cavity that contracts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from dicomnode import pipeline as dn
-from models.cardiac import cycle, indices, segment, shapes, study
+from models.cardiac import cycle, gate, indices, packages, ranges, shapes, study
 
 #: Structures by label; PS3.16 CID 7150, 7152 and 12305.
 ANATOMY: Final = dn.Code("91723000", "SCT", "Anatomical Structure")
@@ -31,6 +31,14 @@ PERCENT: Final = dn.Code("%", "UCUM", "percent")
 GRAM: Final = dn.Code("g", "UCUM", "gram")
 #: PS3.16 CID 3453.
 MULTIPLE_SLICES: Final = dn.Code("122562", "DCM", "Multiple Slices")
+#: CID 3835 and CID 3833: where the heartbeat's length is known.
+HEART: Final = dn.Code("80891009", "SCT", "Heart")
+CARDIAC_OUTPUT: Final = dn.Code("82799009", "SCT", "Cardiac Output")
+HEART_RATE: Final = dn.Code("8867-4", "LN", "Heart rate")
+LITRE_PER_MINUTE: Final = dn.Code("l/min", "UCUM", "liter per minute")
+PER_MINUTE: Final = dn.Code("/min", "UCUM", "per minute")
+#: Heartbeats of the slices that differ by more than this share are worth a sentence: volumes mix different beats.
+UNEVEN_BEATS: Final = 0.2
 STROKE_VOLUME: Final = dn.Code("90096001", "SCT", "Stroke Volume")
 #: Index, its code (PS3.16 CID 3833 and 3835), unit, site.
 INDICES: Final = (
@@ -54,11 +62,16 @@ NOT_MAGNITUDE: Final = frozenset({"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCI
 
 REMARKS: Final = (
     "Research use only; not for diagnosis of patients.",
-    "Trained on computer-generated hearts and on the contours of three public patients with heart failure; the right "
-    "ventricle was never compared with an expert's contours.",
     "Papillary muscles and trabeculae count as cavity; myocardium has 1.05 g/mL. Volumes are sums of areas times the "
     "distance of the slices (ImagePositionPatient). A slice counts where myocardium lies along at least half of the "
     "cavity's outline, at end diastole and end systole separately.",
+)
+
+
+#: What is said of the weights that are shipped.
+SHIPPED: Final = (
+    "Trained on computer-generated hearts and on the contours of three public patients with heart failure; the right "
+    "ventricle was never compared with an expert's contours."
 )
 
 
@@ -80,19 +93,30 @@ class CardiacCine(dn.Pipeline[dn.CineSeries]):
         if device.type == "cpu":
             torch.set_num_threads(max(1, runtime.threads))
         self.progress: Callable[[str, float], None] = runtime.progress
-        _, self.segmenter = segment.load(runtime.weights, device)
+        package, self.segmenter = packages.load(runtime.weights, device)
+        self.origin = origin_of(package.manifest)
+        self.ranges = ranges.load(runtime.weights)
 
     def run(self, series: dn.CineSeries) -> dn.Result:
         require_cine(series)
         self.progress("segmenting", 0.0)
         images = np.where(series.padding, np.float32(0.0), series.array)
+        require(gate.why_not(images))
         seen = self.segmenter.look(images, series.pixel_spacing)
         self.progress("measuring", 0.8)
         try:
             found = study.judge(seen, series.slice_positions)
         except cycle.UnsuitableStackError as reason:
             raise dn.Unsuitable(str(reason)) from reason
-        return replace(report(series, found), hold=why_held(found, self.options))
+        always = (found.ed.labels == shapes.LV) & (found.es.labels == shapes.LV)
+        require(gate.why_not_blood(images, always))
+        return replace(report(series, found, self.origin, self.ranges), hold=why_held(found, self.options))
+
+
+def require(reason: str) -> None:
+    """Raise `Unsuitable` if there is a reason against the series."""
+    if reason:
+        raise dn.Unsuitable(reason)
 
 
 def why_held(found: study.Study, options: CardiacCine.Options) -> str:
@@ -103,6 +127,22 @@ def why_held(found: study.Study, options: CardiacCine.Options) -> str:
         text = f"LV EF {found.function.lv_ef:.0f} % has the interval {low:.0f} to {high:.0f} %"
         reasons.insert(0, f"{text}, wider than {options.hold_ef_points:g} points")
     return "; ".join(reasons)
+
+
+def origin_of(manifest: Mapping[str, Any]) -> str:
+    """What the reader must know of the weights: the shipped ones, retrained ones, or somebody else's network."""
+    name, data = manifest["name"], str(manifest["training_data"])[:300]
+    if "foreign" in manifest:
+        return (
+            f"Segmented by the imported network {name}, trained on: {data}. Its errors were not measured here: "
+            "intervals are those of the node's own network and may be too narrow."
+        )
+    if manifest["version"] != CardiacCine.algorithm.version:
+        return (
+            f"Weights {manifest['version']}, retrained at this site; trained on: {data}. Intervals are those of the "
+            "weights that were shipped."
+        )
+    return SHIPPED
 
 
 def require_cine(series: dn.CineSeries) -> None:
@@ -126,10 +166,13 @@ def require_cine(series: dn.CineSeries) -> None:
             raise dn.Unsuitable(f"{what} are {value:.1f} mm apart; the algorithm was made for {low:g} to {high:g} mm")
 
 
-def report(series: dn.CineSeries, found: study.Study) -> dn.Result:
+def report(
+    series: dn.CineSeries, found: study.Study, origin: str = SHIPPED, normal: ranges.Ranges | None = None
+) -> dn.Result:
     """What was found, in the words of the contract."""
     phases = (("ed", found.ed, dn.END_DIASTOLE), ("es", found.es, dn.END_SYSTOLE))
-    measurements = list(_function(found))
+    beat_ms = indices.interval_ms(series.intervals)
+    measurements = [*_function(found), *_output(found, beat_ms)]
     segmentations = []
     for word, phase, time_point in phases:
         segmentation = _segmentation(word, phase, time_point)
@@ -141,13 +184,7 @@ def report(series: dn.CineSeries, found: study.Study) -> dn.Result:
             for key, value, *_ in STRUCTURES
             if (phase.labels == value).any()
         ]
-    surface = _surface(series)
-    remarks = [*REMARKS, _slices(found)]
-    if surface is not None:
-        remarks.append(
-            f"Indexed by a body surface of {surface:.2f} m² (Mosteller, from PatientSize and PatientWeight): LV EDV "
-            f"{found.function.lv_edv / surface:.0f} mL/m², LV mass {found.function.lv_mass / surface:.0f} g/m²."
-        )
+    remarks = [REMARKS[0], origin, *REMARKS[1:], _slices(found), *_in_proportion(series, found, beat_ms, normal)]
     remarks += [f"To be judged by a reader before use: {text}." for text in found.doubts]
     quality = {name: float(getattr(found.function, name)) for name, *_ in INDICES}
     quality["ef_interval_points"] = found.ef_points
@@ -174,6 +211,60 @@ def _function(found: study.Study) -> Iterator[dn.Measurement]:
             site=dn.Site(code=site),
             method=MULTIPLE_SLICES,
         )
+
+
+def _output(found: study.Study, beat_ms: float | None) -> Iterator[dn.Measurement]:
+    """Heart rate and cardiac output, where the header says how long the heartbeat was."""
+    if beat_ms is None:
+        return
+    output = indices.cardiac_output_l(found.function.lv_sv, beat_ms)
+    low, high = (indices.cardiac_output_l(stroke, beat_ms) for stroke in found.intervals["lv_sv"])
+    yield dn.Measurement(
+        name=CARDIAC_OUTPUT,
+        value=round(output, 2),
+        unit=LITRE_PER_MINUTE,
+        interval=(round(low, 2), round(high, 2)),
+        site=dn.Site(code=LEFT_VENTRICLE),
+        method=MULTIPLE_SLICES,
+    )
+    yield dn.Measurement(name=HEART_RATE, value=round(60000.0 / beat_ms, 0), unit=PER_MINUTE, site=dn.Site(code=HEART))
+
+
+def _in_proportion(
+    series: dn.CineSeries, found: study.Study, beat_ms: float | None, normal: ranges.Ranges | None
+) -> Iterator[str]:
+    """Values by body surface, the beat they hang on, and what is usual in a population."""
+    surface, f = _surface(series), found.function
+    if surface is not None:
+        indexed = [
+            f"LV EDV {f.lv_edv / surface:.0f} mL/m²",
+            f"LV ESV {f.lv_esv / surface:.0f} mL/m²",
+            f"LV mass {f.lv_mass / surface:.0f} g/m²",
+            f"RV EDV {f.rv_edv / surface:.0f} mL/m²",
+        ]
+        if beat_ms is not None:
+            indexed.append(f"cardiac index {indices.cardiac_output_l(f.lv_sv, beat_ms) / surface:.1f} L/min/m²")
+        yield (
+            f"Indexed by a body surface of {surface:.2f} m² (Mosteller, from PatientSize and PatientWeight): "
+            f"{', '.join(indexed)}."
+        )
+    said = series.intervals[np.isfinite(series.intervals)]
+    if beat_ms is not None and np.ptp(said) > UNEVEN_BEATS * beat_ms:
+        yield f"The slices show different beats: of {said.min():.0f} to {said.max():.0f} ms."
+    if normal is not None:
+        shown = normal.sentence(
+            str(series.acquisition.get("PatientSex", "")), _age(series), indexed=surface is not None
+        )
+        if shown:
+            yield shown
+
+
+def _age(series: dn.CineSeries) -> float | None:
+    """Age [years] out of PatientAge (``045Y``; PS3.5 6.2, AS); younger than a year is 0."""
+    text = str(series.acquisition.get("PatientAge", ""))
+    if len(text) != 4 or not text[:3].isdecimal() or text[3] not in "DWMY":
+        return None
+    return float(text[:3]) if text[3] == "Y" else 0.0
 
 
 def _segmentation(word: str, phase: study.Phase, time_point: dn.TimePoint) -> dn.Segmentation:

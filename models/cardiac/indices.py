@@ -15,6 +15,8 @@ DENSITY: Final = 1.05
 #: Heights [m] and weights [kg] that are believed (ml-mr 2.7).
 HEIGHT_M: Final = (0.5, 2.3)
 WEIGHT_KG: Final = (3.0, 350.0)
+#: Heartbeats [ms] that are believed: 25 to 200 a minute.
+INTERVAL_MS: Final = (300.0, 2400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,18 @@ def function(ed: NDArray[np.float64], es: NDArray[np.float64]) -> Function:
         rv_esv=float(es[shapes.RV]),
         lv_mass=DENSITY * float(ed[shapes.MYO]),
     )
+
+
+def interval_ms(intervals: NDArray[np.float64]) -> float | None:
+    """Length of the heartbeat [ms], median of the (slice,) planes that say it; None if it is not plausible."""
+    said = intervals[np.isfinite(intervals)]
+    usual = float(np.median(said)) if len(said) else 0.0
+    return usual if INTERVAL_MS[0] <= usual <= INTERVAL_MS[1] else None
+
+
+def cardiac_output_l(stroke_ml: float, beat_ms: float) -> float:
+    """Volume that the ventricle ejects [L/min]: stroke volume times beats a minute."""
+    return stroke_ml * 60.0 / beat_ms
 
 
 def body_surface_m2(height_m: float | None, weight_kg: float | None) -> float | None:

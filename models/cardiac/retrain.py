@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.cardiac import adapters, bundle, cases, losses
+from models.cardiac import adapters, bundle, cases, losses, ranges
 from models.cardiac.cases import Case, Example
 from models.cardiac.precision import precision
 from models.cardiac.train import Member, Trainer, rate, simulated
@@ -143,10 +144,18 @@ def retrain(
     version = f"{package.version}+{name}.{_digest(trained)[:8]}"
     out.mkdir(parents=True, exist_ok=True)
     bundle.save(states, {"version": version, "training_data": text, "members": members}, out)
+    _keep_ranges(weights, out)
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     tested_on = {"patients": len(tested), "dice": {key: one["tested"] for key, one in log.items()}}
     (out / "evaluation.json").write_text(json.dumps(tested_on, indent=1) + "\n")
     return facts
+
+
+def _keep_ranges(weights: Path, out: Path) -> None:
+    """Reference ranges belong to the site, not to the weights: they come along."""
+    there = weights / ranges.FILE
+    if there.is_file() and out.resolve() != weights.resolve():
+        shutil.copyfile(there, out / ranges.FILE)
 
 
 def _run(trainer: Trainer, pool: Pool, watched: Sequence[Case]) -> tuple[dict[str, Tensor], list[dict[str, float]]]:

@@ -107,6 +107,11 @@ def judge(seen: Seen, positions_mm: NDArray[np.float64]) -> Study:
     )
     cycle.require_short_axis(tidy[int(volumes.argmax())], area)
     beat = cycle.find(volumes)
+    for name, p in (("diastole", beat.ed), ("systole", beat.es)):
+        if not counts[p].any():
+            raise cycle.UnsuitableStackError(
+                f"not a short-axis stack: no left cavity at end {name}, and no heart empties"
+            )
     ed, es = (_phase(seen, p, counts[p], width) for p in (beat.ed, beat.es))
     function = indices.function(ed.volumes, es.volumes)
     study = Study(

@@ -13,9 +13,11 @@ import torch
 
 from dicomnode import pipeline as dn
 from dicomnode.execute.contract import check_result
-from models.cardiac import bundle, segment, shapes, simulate, study
-from pipelines.cardiac import INDICES, STRUCTURES, CardiacCine, why_held
+from models.cardiac import bundle, ranges, segment, shapes, simulate, study
+from pipelines.cardiac import INDICES, SHIPPED, STRUCTURES, CardiacCine, report, why_held
 from tests.cardiac_stacks import seen_of, series, stack
+
+WEIGHTS = Path(bundle.__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,6 +37,7 @@ def made() -> simulate.Stack:
 def pipeline_that_sees(seen: segment.Seen) -> CardiacCine:
     pipeline = CardiacCine()
     pipeline.progress = lambda _phase, _share: None
+    pipeline.origin, pipeline.ranges = SHIPPED, ranges.load(WEIGHTS)
     pipeline.segmenter = SimpleNamespace(look=lambda _images, _spacing: seen)  # type: ignore[assignment]
     return pipeline
 
@@ -61,8 +64,13 @@ def test_numbers_are_those_of_the_masks(made: simulate.Stack, result: dn.Result)
     assert value["8821-1"] == volume["lv-ed"] and value["8823-7"] == volume["lv-es"]
     assert value["8811-2"] == pytest.approx(100.0 * (1.0 - volume["lv-es"] / volume["lv-ed"]), abs=0.1)
     assert value["122447"] == pytest.approx(1.05 * volume["myo-ed"], abs=0.1)
-    assert all(m.interval and m.interval[0] <= m.value <= m.interval[1] for m in result.measurements if not m.segment)
-    assert len([m for m in result.measurements if not m.segment]) == len(INDICES)
+    rate = "8867-4"  # of which the header says one number
+    bounded = [m for m in result.measurements if not m.segment and m.name.value != rate]
+    assert all(m.interval and m.interval[0] <= m.value <= m.interval[1] for m in bounded)
+    assert value[rate] == round(60000.0 / 320.0) and value["82799009"] == pytest.approx(
+        (value["8821-1"] - value["8823-7"]) * 60.0 / 320.0, abs=0.02
+    )
+    assert len([m for m in result.measurements if not m.segment]) == len(INDICES) + 2
     assert {s.key for s in result.segmentations[0].segments} == {f"{key}-ed" for key, *_ in STRUCTURES}
 
 
@@ -72,9 +80,66 @@ def test_the_report_says_what_counted_and_what_it_was_indexed_by(result: dn.Resu
     assert "body surface of 2.00 m²" in text and "Papillary muscles" in text and "1.05 g/mL" in text
 
 
-def test_without_height_nothing_is_indexed(made: simulate.Stack) -> None:
-    cine = series(made, acquisition={"Modality": "MR", "PatientSize": 180.0, "PatientWeight": "80"})
-    assert "body surface" not in " ".join(pipeline_that_sees(seen_of(made)).run(cine).remarks)
+def test_without_height_nothing_is_indexed(made: simulate.Stack, found: study.Study) -> None:
+    implausible = {"Modality": "MR", "PatientSize": 180.0, "PatientWeight": "80"}
+    assert "body surface of" not in remarks(made, found, acquisition=implausible)
+
+
+@pytest.fixture(scope="module")
+def found(made: simulate.Stack) -> study.Study:
+    """Judged once: what a header says changes nothing of it."""
+    return study.judge(seen_of(made), series(made).slice_positions)
+
+
+def remarks(made: simulate.Stack, found: study.Study, **changes: object) -> str:
+    return " ".join(report(series(made, **changes), found, SHIPPED, ranges.load(WEIGHTS)).remarks)
+
+
+def test_ranges_are_shown_as_a_populations_and_only_to_whom_they_apply(
+    made: simulate.Stack, found: study.Study
+) -> None:
+    body = {"Modality": "MR", "PatientSize": 1.8, "PatientWeight": 80.0, "PatientAge": "060Y"}
+    shown = remarks(made, found, acquisition=body | {"PatientSex": "M"})
+    assert "no judgement of this patient: LV EF 48 to 68 %; LV mass 35 to 71 g/m² (men of 45 to 74 years" in shown
+    assert "Petersen 2017" in shown and "normal" not in shown.lower().replace("abnormal", "")
+    women = remarks(made, found, acquisition=body | {"PatientSex": "F", "PatientSize": 18.0})
+    assert "LV EF 51 to 71 %" in women and "g/m² (" not in women, "nothing is indexed: no range of an index"
+    for other in (
+        {"PatientSex": "O"},
+        {},
+        {"PatientSex": "M", "PatientAge": "012Y"},
+        {"PatientSex": "F", "PatientAge": "008M"},
+    ):
+        assert "Reference ranges" not in remarks(made, found, acquisition=body | other)
+
+
+def test_without_a_plausible_heartbeat_there_is_no_output(made: simulate.Stack, found: study.Study) -> None:
+    slices = made.images.shape[1]
+    for beats in (np.full(slices, np.nan), np.full(slices, 20.0), np.full(slices, 9000.0)):
+        told = report(series(made, intervals=beats), found)
+        assert not {"8867-4", "82799009"} & {m.name.value for m in told.measurements}
+        assert "cardiac index" not in " ".join(told.remarks)
+    uneven = np.linspace(700.0, 1100.0, slices)
+    assert "different beats: of 700 to 1100 ms" in remarks(made, found, intervals=uneven)
+    assert "cardiac index" in remarks(made, found) and "different beats" not in remarks(made, found)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("citation: ''", "citation"), ("ranges: {lv_fe: {M: {mean: 1, sd: 0.1}}}", "lv_fe of M"),
+        ("ranges: {lv_ef: {M: {mean: 58}}}", "sd"), ("age_years: [74, 45]", "age_years"), ("ranges: [", "ParserError"),
+        ("ranges: {lv_ef: {M: {mean: 8, sd: 5}}}", "lv_ef of M: sd"),
+    ],
+)  # fmt: skip
+def test_mistyped_ranges_are_not_shown_to_anybody(tmp_path: Path, wrong: str, named: str) -> None:
+    right = "citation: a\npopulation: b\nconvention: c\nage_years: [1, 2]\nranges: {lv_ef: {M: {mean: 58, sd: 5}}}\n"
+    lines = [line for line in right.splitlines() if line.partition(":")[0] != wrong.partition(":")[0]]
+    (tmp_path / ranges.FILE).write_text("\n".join([*lines, wrong]))
+    with pytest.raises(ranges.RangesError, match=named):
+        ranges.load(tmp_path)
+    (tmp_path / ranges.FILE).write_text(right)
+    assert ranges.load(tmp_path) is not None and ranges.load(tmp_path / "nowhere") is None
 
 
 def test_what_must_be_judged_is_said(made: simulate.Stack) -> None:
@@ -85,10 +150,11 @@ def test_what_must_be_judged_is_said(made: simulate.Stack) -> None:
     assert found.quality["ef_interval_points"] > 8.0
 
 
-def test_a_wide_interval_or_an_implausible_mask_waits_for_a_person(made: simulate.Stack) -> None:
+def test_a_wide_interval_or_an_implausible_mask_waits_for_a_person(
+    made: simulate.Stack, result: dn.Result, found: study.Study
+) -> None:
     seen = seen_of(made)
-    assert "wider than 8 points" in pipeline_that_sees(seen).run(series(made)).hold, "no weights are known to better"
-    found = study.judge(seen, series(made).slice_positions)
+    assert "wider than 8 points" in result.hold, "no weights are known to better"
     options, accepted = CardiacCine.Options(), CardiacCine.Options(hold_ef_points=20.0)
     clean = replace(found, violations=())
     assert "has the interval" in why_held(clean, options) and why_held(clean, accepted) == ""

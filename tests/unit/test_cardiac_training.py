@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from models.cardiac import evaluate, losses, scd, segment, study, train, tune, wrong
 from models.cardiac.bundle import View
+from models.cardiac.cases import Known
 from models.cardiac.cycle import UnsuitableStackError
 
 TINY = train.Member(name="tiny", pixels=32, pixel_mm=6.0, widths=(4, 8), steps=4, batch=2, tuning_steps=2, warm_up=2)
@@ -107,9 +108,9 @@ def test_what_nobody_drew_stays_open(tmp_path: Path) -> None:
     drawn, empty = tune.examples(scd.read(write_patient(tmp_path, "SCD0000001")))
     assert (len(drawn), len(empty)) == (4, 4)
     rng = np.random.default_rng(0)
-    ed = [one for one in drawn if one.outer is not None]
+    ed = [one for one in drawn if one.known is Known.OUTLINES]
     assert set(tune.warped(ed[0], TINY, rng)[1].unique().tolist()) <= {2, 3, losses.OUTSIDE}
-    es = [one for one in drawn if one.outer is None]
+    es = [one for one in drawn if one.known is Known.CAVITY]
     assert set(tune.warped(es[0], TINY, rng)[1].unique().tolist()) == {3, losses.NOT_LV}
     assert set(tune.warped(empty[0], TINY, rng)[1].unique().tolist()) == {losses.NOT_LV}
 
