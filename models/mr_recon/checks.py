@@ -20,7 +20,7 @@ from models.mr_recon.solvers import conjugate_gradient
 #: Residual over that of CG-SENSE, and over the noise floor (ml-mr 1.2, check 2).
 RESIDUAL: Final = 1.15
 FLOOR: Final = 1.3
-#: Part of k-space around its centre, and the NRMSE there (check 3).
+#: Part of k-space around its centre, as far as it was measured, and the NRMSE there (check 3).
 CENTRE: Final = 0.12
 CENTRE_NRMSE: Final = 0.02
 #: Differences from CG-SENSE beyond this many standard deviations of its noise, and their share of the body (check 4).
@@ -82,8 +82,8 @@ def judge(image: Tensor, reference: Tensor, operator: Sense, y: Tensor, noise: f
     ]
     limit = max(RESIDUAL * residual[1], FLOOR * sd * samples**0.5 / size)
     checks = [Check("data residual", residual[0], limit, residual[0] <= limit)]
-    difference = _centre(fft2c(image - reference))
-    apart = float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(_centre(fft2c(reference))))
+    difference, linear = (_centre(fft2c(x), operator.mask) for x in (image - reference, reference))
+    apart = float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(linear))
     checks.append(Check("low-frequency difference", apart, CENTRE_NRMSE, apart <= CENTRE_NRMSE))
     body = reference.abs() > BODY * torch.quantile(reference.abs().flatten(), 0.99)
     beyond = (image - reference).abs() > SIGMAS * noise_map(operator, sd)
@@ -114,7 +114,11 @@ def noise_map(operator: Sense, noise: float) -> Tensor:
     return torch.nn.functional.avg_pool2d(power[None], 9, 1, 4, count_include_pad=False)[0].sqrt()
 
 
-def _centre(k: Tensor) -> Tensor:
+def _centre(k: Tensor, mask: Tensor) -> Tensor:
+    """The low frequencies that were measured: beyond the calibration block CG-SENSE guesses too."""
     rows, columns = (max(1, round(CENTRE * size / 2)) for size in k.shape[-2:])
     row, column = k.shape[-2] // 2, k.shape[-1] // 2
+    missing = (mask.reshape(-1, *mask.shape[-2:]) > 0).any(0).any(-1).logical_not().nonzero().flatten()
+    if missing.numel():
+        rows = max(0, min(rows, int((missing - row).abs().min()) - 1))
     return k[..., row - rows : row + rows + 1, column - columns : column + columns + 1]

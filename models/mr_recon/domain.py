@@ -93,9 +93,9 @@ class Domain:
             return f"acceleration {facts.acceleration:.2f} is outside {trained} trained for {facts.pattern} sampling"
         if facts.calibration < self.calibration[facts.pattern].least:
             width = self.calibration[facts.pattern]
-            return f"{facts.calibration} calibration lines: at least {width.least:g} were trained"
+            return f"{facts.calibration} calibration lines: the trained domain begins at {width.least:g}"
         for name in ("coils", "rows", "columns"):
             value, allowed = getattr(facts, name), getattr(self, name)
             if value not in allowed:
-                return f"{value} {name} are outside {allowed}, which were trained"
+                return f"{value} {name} are outside the trained {allowed}"
         return ""

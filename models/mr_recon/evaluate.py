@@ -31,7 +31,7 @@ MOST: Final = {"cs-wavelet": 12, "cs-tv": 4, "bart-l1": 12, "sigpy-l1": 4, "grap
 #: Kinds that dictionary learning, which takes minutes, is asked about.
 DICTIONARY: Final = ("cine, 1 coil, variable R=4", "cine, 8 coils, variable R=4")
 #: Widths of the calibration block and first lines that the gate is tried with.
-GATE_WIDTHS: Final = (12, 16, 24, 32)
+GATE_WIDTHS: Final = (12, 16, 24, 28, 32)
 #: From more coils than this a real phantom is tried at R=4.
 MANY: Final = 4
 #: Coils after the node's compression.
