@@ -16,6 +16,8 @@ from models.mr_recon import geometry, ladder
 from pipelines import mr_images, mr_readouts
 from pipelines.mr_images import Frame, Part, Unit
 
+#: Fields of view that differ by less are equal [mm].
+SQUARE_MM: Final = 1e-6
 #: Axes where the header has none, and it is allowed to have none: the scanner's.
 NO_GEOMETRY: Final = np.eye(3)
 
@@ -71,6 +73,14 @@ class Series:
     scale: float
     rung: str
     description: str
+    #: Whether rows and columns change places, of planes that are not square; None: as they were measured, unturned.
+    transposed: bool | None
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Distance between rows, between columns as measured [mm]."""
+        (columns, rows, _), (width, height, _) = self.encoding.recon_matrix, self.encoding.recon_fov
+        return height / rows, width / columns
 
     @property
     def thickness(self) -> float:
@@ -98,11 +108,13 @@ class Series:
         where = geometry.plane(
             central.position, axes, (matrix[0], matrix[1], matrix[2]), encoding.recon_fov, partition if deep else None
         )
+        if self.transposed is not None:
+            pixels, where, _ = geometry.hung(pixels, where, self.spacing, transpose=self._transpose(where))
         first = where.position
         if axes is NO_GEOMETRY and not any(central.position):
             first = first + np.array([0.0, 0.0, level * self.thickness])
         return dn.ReconstructedPlane(
-            array=pixels.numpy().astype(np.float32),
+            array=np.ascontiguousarray(pixels.numpy(), np.float32),
             position=first,
             orientation=where.orientation,
             slice=level * encoding.recon_matrix[2] + partition if deep else level,
@@ -111,12 +123,17 @@ class Series:
             set=member,
         )
 
+    def _transpose(self, where: geometry.Plane) -> bool:
+        """Square planes of several orientations (a localizer) turn by themselves, others with the series' first."""
+        (columns, rows, _), (width, height, _) = self.encoding.recon_matrix, self.encoding.recon_fov
+        square = rows == columns and abs(width - height) < SQUARE_MM
+        return geometry.lies(where.orientation) if square else bool(self.transposed)
+
     def reconstruction(self, planes: list[dn.ReconstructedPlane]) -> dn.Reconstruction:
         """``planes`` as the node takes them."""
-        (columns, rows, _), (width, height, _) = self.encoding.recon_matrix, self.encoding.recon_fov
         return dn.Reconstruction(
             planes=tuple(planes),
-            pixel_spacing=(height / rows, width / columns),
+            pixel_spacing=self.spacing[::-1] if self.transposed else self.spacing,
             thickness=self.thickness,
             role="magnitude" if self.index == 0 else f"magnitude-{self.index}",
             label=ladder.LABELS[self.rung],

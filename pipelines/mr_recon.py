@@ -32,6 +32,9 @@ class MRReconstruction(dn.StreamingPipeline):
         learned: bool = True
         #: Make images where the header has no direction cosines; they have no place in the patient.
         allow_no_geometry: bool = False
+        #: How images are turned: ``display``, as readers expect them, or ``measured``, columns along the readout. The
+        #: header says which; every voxel lies where it lies either way.
+        orientation: str = "display"
         #: Part of an image's lines that may be missing; what is missing more is not shown as an image.
         max_missing: float = 0.25
         #: Length of a tick of physiology time stamps [ms]: 2.5 at Siemens, others differ and the header does not say.
@@ -44,6 +47,8 @@ class MRReconstruction(dn.StreamingPipeline):
                 raise ValueError(f"method must be auto, {', '.join(ladder.RUNGS)}, is {self.method!r}")
             if self.filter not in FILTERS:
                 raise ValueError(f"filter must be {', '.join(FILTERS)}, is {self.filter!r}")
+            if self.orientation not in ("display", "measured"):
+                raise ValueError(f"orientation must be display or measured, is {self.orientation!r}")
             if not 0.0 <= self.max_missing < 1.0:
                 raise ValueError(f"max_missing must be in [0, 1), is {self.max_missing!r}")
             if self.tick_ms <= 0:

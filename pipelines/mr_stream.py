@@ -318,7 +318,13 @@ class Measurement(dn.Stream):
             assert self.whitening is not None
             brightness = scale.factor(torch.cat([image.flatten() for image in images]))
             description = mr_planes.description(outcome, self.whitening.source, self.options.filter)
-            self.series[place[0]] = mr_planes.Series(unit.encoding, place[0], brightness, outcome.rung, description)
+            turned = None
+            if self.options.orientation == "display":
+                axes = self._axes(next(iter(unit.images.values())).central)
+                turned = geometry.lies(axes[:2].flatten())
+            self.series[place[0]] = mr_planes.Series(
+                unit.encoding, place[0], brightness, outcome.rung, description, turned
+            )
 
     def _planes(
         self, place: Place, unit: Unit, part: Part, images: Tensor, outcome: ladder.Outcome

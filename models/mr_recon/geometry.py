@@ -86,6 +86,45 @@ def plane(
     return Plane(first, np.concatenate((axes[0], axes[1])))
 
 
+#: How planes are hung: by the axis nearest to their normal, where rows and columns point, LPS. Axial ones are seen from
+#: the feet, coronal ones from the front, sagittal ones from the left.
+HANGING: Final = (
+    ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+)
+
+
+def lies(orientation: NDArray[np.float64]) -> bool:
+    """Whether rows and columns of a plane must change places to be hung as readers expect."""
+    along, down = orientation[:3], orientation[3:]
+    row, _ = HANGING[int(np.abs(np.cross(along, down)).argmax())]
+    return bool(abs(down @ np.array(row)) > abs(along @ np.array(row)) + TOLERANCE)
+
+
+def hung(
+    pixels: Tensor, where: Plane, spacing: tuple[float, float], *, transpose: bool
+) -> tuple[Tensor, Plane, tuple[float, float]]:
+    """The same plane as readers expect it: turned over, and transposed if asked; every voxel stays where it lies.
+
+    Parameters
+    ----------
+    pixels
+        (row, column).
+    spacing
+        Between rows, between columns [mm].
+    """
+    along, down, first = where.orientation[:3], where.orientation[3:], where.position
+    if transpose:
+        pixels, along, down, spacing = pixels.mT, down, along, (spacing[1], spacing[0])
+    row, column = HANGING[int(np.abs(np.cross(along, down)).argmax())]
+    if along @ np.array(row) < 0:
+        first, along, pixels = first + (pixels.shape[1] - 1) * spacing[1] * along, -along, pixels.flip(1)
+    if down @ np.array(column) < 0:
+        first, down, pixels = first + (pixels.shape[0] - 1) * spacing[0] * down, -down, pixels.flip(0)
+    return pixels, Plane(first, np.concatenate((along, down))), spacing
+
+
 def resample(image: Tensor, dim: int, fov: float, size: int, new_fov: float) -> Tensor:
     """``image`` on ``size`` pixels over ``new_fov``, by its own Fourier series: exact, both centres at index N // 2.
 
