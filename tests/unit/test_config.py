@@ -71,11 +71,23 @@ def test_the_annotated_example_loads_and_states_every_setting() -> None:
         assert set(written[section]) == known, f"{section}: the example must state every setting"
 
 
-def test_the_commented_hooks_of_the_example_load_and_state_every_setting() -> None:
+def commented(section: str) -> str:
+    """A section of the example that stands there as a comment, as if it did not."""
     text = (REPOSITORY / "deploy" / "node.yaml").read_text(encoding="utf-8")
-    lines = text[text.index("# notify:\n") :].splitlines()
-    loaded = config.parse("\n".join(line.removeprefix("# ") for line in lines))
-    said = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines))["notify"]
+    block = text[text.index(f"# {section}:\n") :].split("\n\n")[0]
+    return "\n".join(line.removeprefix("# ") for line in block.splitlines())
+
+
+def test_the_commented_listener_of_the_example_loads_and_states_every_setting() -> None:
+    pipeline = "pipelines: {mr_recon: {class: 'pipelines.mr_recon:MRReconstruction'}}\n"
+    loaded = config.parse(pipeline + commented("mrd")).mrd
+    assert loaded is not None and set(yaml.safe_load(commented("mrd"))["mrd"]) == set(type(loaded).model_fields)
+    assert set(loaded.configs) == {"default", "learned"} and loaded.identity.query is not None
+
+
+def test_the_commented_hooks_of_the_example_load_and_state_every_setting() -> None:
+    loaded = config.parse(commented("notify"))
+    said = yaml.safe_load(commented("notify"))["notify"]
     assert set(said["triage"]) == set(config.Webhook.model_fields)
     assert set(said["engine"]) | set(said["triage"]) >= set(config.Hl7.model_fields)
     assert [hook.kind for hook in loaded.notify.values()] == ["webhook", "hl7"]
