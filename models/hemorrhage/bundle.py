@@ -20,7 +20,7 @@ WEIGHTS: Final = "weights.safetensors"
 #: What every manifest of this model says beside the figures.
 STATEMENT: Final[dict[str, Any]] = {
     "name": "intracranial-hemorrhage",
-    "version": "0.2.0",
+    "version": "0.3.0",
     "licence": "Apache-2.0",
     "intended_use": "research use only; not a medical device; not for diagnosis or triage of patients",
     "input": {

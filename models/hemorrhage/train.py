@@ -1,9 +1,9 @@
 """Train hemorrhage detection on simulated heads: ``python -m models.hemorrhage.train [--config s|m|l]``.
 
 One command does all of it: it simulates the cases that are not in the cache yet, trains the slice network, fits the
-study head, calibrates, and writes weights, log and manifest beside this file (``--out``). Cases are seeded by their
-number and steps by theirs, so a run that was stopped goes on as if it had not been; the cache and the checkpoint lie in
-``--work``. The shipped weights took about 25 minutes of CPU time in all, 64 minutes of clock on a crowded machine.
+study head, calibrates, and writes weights, log and manifest beside this file (``--out``). ``--config refine --start
+FOLDER`` goes on from the weights of a finished run. Cases are seeded by their number and steps by theirs, so a run that
+was stopped goes on as if it had not been; the cache and the checkpoint lie in ``--work``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from models.hemorrhage import lesion, losses, study
-from models.hemorrhage.bundle import save
+from models.hemorrhage.bundle import load, read, save
 from models.hemorrhage.data import Pool, batch_of, false_pixels
 from models.hemorrhage.net import CLASS_LOGITS, build
 from models.hemorrhage.precision import precision
@@ -60,6 +60,8 @@ class Config:
 
 CONFIGS: Final = {
     "s": Config(),
+    # from the weights of "s" (--start), see the card
+    "refine": Config(steps=3000, rate=7e-4, warm_up=50),
     "m": Config(steps=30_000, slices=24, heads=2000, widths=(24, 48, 96, 144, 192), average=0.9995),
     "l": Config(steps=60_000, slices=32, heads=5000, widths=(48, 96, 192, 320, 512), average=0.9995, rate=8e-4),
 }
@@ -91,6 +93,13 @@ class Trainer:
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
         if self.checkpoint.exists():
             self._restore()
+
+    def begin_from(self, folder: Path) -> None:
+        """Take the weights of a finished run as the start; a checkpoint of this one goes first."""
+        if self.step == 0:
+            _, found = load(folder, self.device)
+            self.net.load_state_dict(found.slices.state_dict())
+            self.average.load_state_dict(found.slices.state_dict())
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
@@ -158,13 +167,20 @@ class Trainer:
         }
 
 
-def train(config: Config, work: Path, out: Path, device: torch.device, limit_s: float) -> None:
-    """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
+def train(
+    config: Config, work: Path, out: Path, device: torch.device, limit_s: float, start: Path | None = None
+) -> None:
+    """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest.
+
+    ``start``: folder of a finished run whose weights are the first.
+    """
     begun = time.monotonic()
     files = simulate(work / "cases", config.seed * 100_000, config.heads)
     calibration = simulate(work / "cases", CALIBRATION_SEED, config.calibration_heads)
     held_out = Pool(calibration)
     trainer = Trainer(config, work, device, Pool(files))
+    if start is not None:
+        trainer.begin_from(start)
     mark, running = time.monotonic(), {}  # type: float, dict[str, float]
     while trainer.step < config.steps and time.monotonic() - begun < limit_s:
         parts = trainer.advance()
@@ -183,16 +199,16 @@ def train(config: Config, work: Path, out: Path, device: torch.device, limit_s: 
             trainer.keep()
     trainer.keep()
     if trainer.step >= config.steps:
-        finish(trainer, files, calibration, out)
+        finish(trainer, files, calibration, out, start)
 
 
-def finish(trainer: Trainer, files: list[Path], calibration: list[Path], out: Path) -> None:
+def finish(trainer: Trainer, files: list[Path], calibration: list[Path], out: Path, start: Path | None = None) -> None:
     """Fit and calibrate the study head, then write weights, log and manifest."""
     config, begun = trainer.config, time.monotonic()
     networks = build(config.arguments())
     networks.slices.load_state_dict(trainer.average.state_dict())
     fitted = study.fit(networks, files, calibration, trainer.device, config.seed)
-    log = {
+    log: dict[str, Any] = {
         "command": "python -m models.hemorrhage.train",
         "config": asdict(config),
         "steps": trainer.step,
@@ -203,6 +219,9 @@ def finish(trainer: Trainer, files: list[Path], calibration: list[Path], out: Pa
         "held_out": trainer.history,
         "study": fitted.log,
     }
+    if start is not None:
+        log["command"] += " --config refine --start FOLDER"
+        log["started_from"] = {"weights_sha256": read(start).sha256} | json.loads((start / "training.json").read_text())
     out.mkdir(parents=True, exist_ok=True)
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
     save(networks, out, config.arguments(), fitted.calibration)
@@ -215,12 +234,15 @@ def main() -> None:
     parser.add_argument("--config", choices=sorted(CONFIGS), default="s")
     parser.add_argument("--work", type=Path, default=Path("build/hemorrhage"), help="checkpoint and simulated cases")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="weights, log and manifest")
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="begin with the weights of a finished run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=float("inf"), help="stop after this many seconds, resumable")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(CONFIGS[options.config], options.work, options.out, torch.device(options.device), options.limit)
+    train(
+        CONFIGS[options.config], options.work, options.out, torch.device(options.device), options.limit, options.start
+    )
 
 
 if __name__ == "__main__":
