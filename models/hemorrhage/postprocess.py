@@ -14,6 +14,8 @@ from models.hemorrhage.lesion import Fields, features
 
 CLASSES: Final = ("epidural", "subdural", "subarachnoid", "intraparenchymal", "intraventricular")
 INTRAVENTRICULAR: Final = CLASSES.index("intraventricular")
+#: Share of the places across the midline that must be soft tissue, for the two sides to be compared.
+LEAST_ACROSS: Final = 0.1
 
 #: Features of a lesion to the logarithms of its class probabilities (class,).
 Classify = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -33,6 +35,15 @@ def _beside_bone(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     beside[1:] |= bone[:-1]
     beside[:-1] |= bone[1:]
     return beside
+
+
+def _asymmetry(values: NDArray[np.float32], across: NDArray[np.float32]) -> float:
+    """How much brighter a lesion is than the soft tissue across the midline [HU]; 0 where there is only bone.
+
+    A head that lies askew has bone across from blood: compared with that, no bleed would ever be the brighter side.
+    """
+    soft = across[across < BONE_HU]
+    return float(np.median(values) - np.median(soft)) if len(soft) >= LEAST_ACROSS * len(across) else 0.0
 
 
 def _each(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
@@ -106,7 +117,7 @@ def lesions(
         if peak < rules["seed_probability"] or ml.sum() < rules["certain_minimum_ml"]:
             continue
         slanted = float(beside[at].mean()) > rules["vertex_bone_share"]
-        if slanted and float(np.median(hu[at]) - np.median(mirrored[at])) < rules["vertex_asymmetry_hu"]:
+        if slanted and _asymmetry(hu[at], mirrored[at]) < rules["vertex_asymmetry_hu"]:
             continue
         if float(np.quantile(near[at], 0.95)) < rules["rim_mm"]:
             continue

@@ -266,6 +266,18 @@ def test_blood_beside_slanted_bone_needs_asymmetry():
     assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any()
 
 
+def test_bone_across_the_midline_hides_no_blood():
+    """In a head that lies askew much of what is opposite a bleed is skull, which is brighter than any blood."""
+    classes, fields = lesion_inputs()
+    classes[1, 2, 40:70, 30:50] = 0.8
+    fields.hu[1, 40:70, 30:50] = 900.0
+    fields.hu[2, 40:70, 30:50] = 65.0
+    fields.hu[2, 40:70, 115:130] = 900.0
+    assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any()
+    fields.hu[2, 40:70, 105:135] = 900.0
+    assert not postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any(), "nothing to compare with"
+
+
 def test_a_clot_that_broke_into_a_ventricle_is_two_lesions():
     classes, fields = lesion_inputs()
     classes[3, 2:6, 80:95, 80:95] = 0.9
