@@ -24,7 +24,7 @@ types: $(STAMP)  ## mypy strict on dicomnode and pipelines
 	$(BIN)/mypy
 
 tests: $(STAMP)  ## pytest alone
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(STAMP) $(PEERS)  ## speed beside DCMTK and Orthanc, as ratios (takes long; --help on each script for less)
 	$(BIN)/python -m tests.benchmarks.ingest
