@@ -167,8 +167,9 @@ class Committer:
         if self._away:
             logger.info("The database is back", extra={"action": "database_back"})
             self._away = False
-        self._waiting = []
-        reached("after-row")
+        if self._waiting:
+            self._waiting = []
+            reached("after-row")
         self._poke()
         return True
 
