@@ -349,6 +349,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=here / "evaluation.json")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of simulated heads, made where it lacks them")
     parser.add_argument("--cases", type=int, default=6, help="simulated slices")
+    parser.add_argument("--heads", type=int, default=10, help="simulated heads that hemorrhage is looked for in")
     parser.add_argument("--realisations", type=int, default=16, help="noise realisations of the bench")
     parser.add_argument("--repeats", type=int, default=200, help="repeats of the observer study")
     parser.add_argument("--no-networks", action="store_true", help="leave out the slow networks of others")
@@ -368,7 +369,7 @@ def main() -> None:
         "insertion": lambda: insertion(net, data),
         "scans": lambda: scans(net, data),
         "removed": lambda: removed(net, arguments.cases),
-        "hemorrhage": lambda: effect.on_hemorrhage(net, data, arguments.cache),
+        "hemorrhage": lambda: effect.on_hemorrhage(net, data, arguments.cache, arguments.heads),
         "speed": lambda: speed(net),
     }
     kept = json.loads(arguments.out.read_text()) if arguments.only else {}

@@ -236,7 +236,9 @@ def test_every_baseline_lowers_noise_on_a_flat_image_and_keeps_its_mean(method):
 def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
     command = ["evaluate", "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "evaluation.json")]
     monkeypatch.setattr(
-        sys, "argv", [*command, "--cases", "1", "--realisations", "3", "--repeats", "24", "--no-networks"]
+        sys,
+        "argv",
+        [*command, "--cases", "1", "--heads", "0", "--realisations", "3", "--repeats", "24", "--no-networks"],
     )
     monkeypatch.setattr(baselines, "bm3d_method", lambda _spectrum: None)
     monkeypatch.setattr(evaluate, "BENCH_HU", (12.0,))
