@@ -5,13 +5,11 @@ The only room besides pipelines and models that pays for torch.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import logging
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,13 +22,13 @@ from dicomnode import log
 from dicomnode.errors import DeviceFailed, NodeError, OutOfMemory, PipelineFailed, PipelineNotLoadable, Unsuitable
 from dicomnode.execute import executor, loader
 from dicomnode.execute.executor import PipelineSpec, Request
+from dicomnode.parent import die_with
 from dicomnode.pipeline import Pipeline, Runtime
 from dicomnode.store.jobs import Failure
 from dicomnode.store.pipelines import PipelineInfo
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 #: The kernel's out-of-memory killer takes the worker before the listener.
 _OOM_SCORE_ADJ: Final = 800
 #: Loaded before the slot is called ready: a plotting library alone takes a second, which is not the first job's.
@@ -54,16 +52,9 @@ class SlotSettings:
     parent: int
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to end this process with the thread that started it; end now if ``parent`` is gone already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the node is gone")
-
-
 def main(connection: Connection, settings: SlotSettings) -> None:
     """Entry of the process (`multiprocessing` spawn)."""
-    die_with_parent(settings.parent)
+    die_with(settings.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the node's: it stops the slots in order
     Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_ADJ), encoding="ascii")
     log.setup(settings.log_level, style=settings.log_style)
@@ -121,22 +112,17 @@ class Worker:
         key = json.dumps([spec.class_name, str(spec.weights), dict(spec.options)], sort_keys=True, default=str)
         if key in self._warm:
             return self._warm[key]
-        cls = loader.load_class(spec.class_name)
-        folder = loader.weights_folder(cls, spec.weights)
-        digest = loader.check_weights(folder)
-        pipeline = cls(loader.make_options(cls, spec.options))
-        runtime = Runtime(
-            device=self.device,
-            weights=folder,
-            threads=self.settings.threads,
-            progress=lambda phase, fraction: self._progress(phase, fraction),
+        pipeline, digest = loader.load_pipeline(
+            spec.class_name,
+            spec.weights,
+            spec.options,
+            lambda folder: Runtime(
+                device=self.device,
+                weights=folder,
+                threads=self.settings.threads,
+                progress=lambda phase, fraction: self._progress(phase, fraction),
+            ),
         )
-        try:
-            pipeline.setup(runtime)
-        except NodeError:
-            raise
-        except Exception as error:
-            raise PipelineNotLoadable(f"setup of {spec.class_name} failed: {type(error).__name__}: {error}") from error
         if len(self._warm) >= _CACHE:
             del self._warm[next(iter(self._warm))]
         self._warm[key] = pipeline, digest

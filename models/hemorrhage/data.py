@@ -88,8 +88,8 @@ def rim(depth: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float3
     """Brightness along the inner table that is no blood [HU]: (slice, row, column), ``depth`` as ``inputs.depth_of``.
 
     Beam hardening, veiling and thick slices through slanted bone make the brain brighter towards the skull, by other
-    amounts on other sides. The real negative head shows 5 HU more of it than simulated ones at 2-3 mm, and twice the
-    difference between sides.
+    amounts on other sides. The real negative head, 2-3 mm below bone, is 14 HU brighter than its
+    depth of 12-16 mm, 26 simulated scans without blood 9 HU; its sides differ one and a half times as much.
     """
     mm = depth.astype(np.float32) / 4.0
     rows, columns = np.mgrid[: depth.shape[1], : depth.shape[2]].astype(np.float32)

@@ -232,9 +232,7 @@ def test_an_end_that_cannot_be_recorded_at_all_frees_the_slot_and_ends_dead(
 
 
 def test_a_worker_ends_when_its_parent_is_not_the_node_and_lives_when_the_node_is_process_1() -> None:
-    code = (
-        "import os, sys; from dicomnode.execute import worker; worker.die_with_parent(int(sys.argv[1])); print('lives')"
-    )
+    code = "import os, sys; from dicomnode import parent; parent.die_with(int(sys.argv[1])); print('lives')"
     for parent, lives in ((os.getpid(), True), (os.getpid() + 1, False)):
         done = subprocess.run([sys.executable, "-c", code, str(parent)], capture_output=True, text=True, check=False)
         assert ("lives" in done.stdout) == lives, done.stderr
