@@ -30,11 +30,11 @@ from torch import Tensor
 
 from models.ct_denoise import adapters, bars, bench, losses, lowdose
 from models.ct_denoise.bundle import MANIFEST, load, save
+from models.ct_denoise.configs import CONFIGS
 from models.ct_denoise.net import DenoiseUNet, precision
-from models.ct_denoise.noise import noise_level, noise_map
+from models.ct_denoise.noise import noise_level
 from models.ct_denoise.phantoms import Draw
 from models.ct_denoise.projection import KERNELS
-from models.ct_denoise.train import CONFIGS
 
 #: Share of z in the input. Above 0.5 the input is noisier than anything the network will meet; below, the target is.
 ALPHA: Final = 0.5
@@ -119,7 +119,7 @@ def _loss(net: DenoiseUNet, image: Tensor, noise: Tensor, insert: Tensor) -> Ten
     added = ALPHA * torch.cat((noise[0], noise[1], noise[0]))
     inputs = torch.cat((image, image, image + insert)) + added
     with torch.no_grad():
-        sigma = noise_map(inputs)
+        sigma = net.noise_map(inputs)
     predicted = net(inputs, sigma)
     target = (1.0 + 1.0 / ALPHA**2) * added
     scale = F.avg_pool2d(sigma, 31, 1, 15, count_include_pad=False)

@@ -46,13 +46,18 @@ def save(net: DenoiseUNet, folder: Path, name: str, arguments: dict[str, Any], t
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / WEIGHTS
     save_file({key: value.detach().cpu().float().contiguous() for key, value in net.state_dict().items()}, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
     network = {"network": name, "arguments": arguments, "parameters": sum(p.numel() for p in net.parameters())}
-    manifest = STATEMENT | {"files": {WEIGHTS: {"sha256": digest}}, "network": network}
+    manifest = STATEMENT | {"files": {WEIGHTS: {"sha256": found}}, "network": network}
     if trained_on:
         manifest |= {"version": STATEMENT["version"] + "+local", "licence": "none given", "training_data": trained_on}
     manifest |= {"metrics": {"training": "training.json", "evaluation": "evaluation.json"}}
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, width=110))
+
+
+def digest(folder: Path) -> str:
+    """sha256 of the weights in ``folder``, as its manifest states it."""
+    return str(yaml.safe_load((Path(folder) / MANIFEST).read_text())["files"][WEIGHTS]["sha256"])
 
 
 def load(weights: Path, device: str | torch.device = "cpu") -> DenoiseUNet:
@@ -65,10 +70,10 @@ def load(weights: Path, device: str | torch.device = "cpu") -> DenoiseUNet:
     """
     folder = Path(weights)
     manifest = yaml.safe_load((folder / MANIFEST).read_text())
-    file, wanted = folder / WEIGHTS, manifest["files"][WEIGHTS]["sha256"]
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if digest != wanted:
-        raise WeightsMismatchError(f"{file.name}: sha256 is {digest}, the manifest says {wanted}")
+    file, wanted = folder / WEIGHTS, digest(folder)
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != wanted:
+        raise WeightsMismatchError(f"{file.name}: sha256 is {found}, the manifest says {wanted}")
     network = manifest["network"]
     net = build(network["network"], network["arguments"])
     net.load_state_dict(load_file(file))

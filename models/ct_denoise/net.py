@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ct_denoise.noise import BLUR, gaussian_blur, noise_map
+from models.ct_denoise.noise import BLUR, NOISE_MAPS, gaussian_blur
 
 #: The network sees and changes only this range; metal and bone above it pass through [HU].
 HU_RANGE: Final = (-1024.0, 2000.0)
@@ -50,11 +50,16 @@ class DenoiseUNet(nn.Module):
 
     Input channels: wide HU, soft-tissue HU, high-pass residual in units of sigma, log sigma. Output: two estimates of
     noise / sigma. The cautious one was trained to leave low-contrast objects and the texture of the noise alone; the
-    other is the least-squares estimate.
+    other is the least-squares estimate. ``noise_map`` names the map of `NOISE_MAPS` that it was trained with.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 48, 64), blocks: int | Sequence[int] = 2) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (32, 48, 64), blocks: int | Sequence[int] = 2, noise_map: str = "mean"
+    ) -> None:
         super().__init__()
+        if noise_map not in NOISE_MAPS:
+            raise ValueError(f"unknown noise map {noise_map!r}; known: {', '.join(NOISE_MAPS)}")
+        self.noise_map = NOISE_MAPS[noise_map]
         first, second, third = widths
         each = (blocks,) * 3 if isinstance(blocks, int) else tuple(blocks)
         self.head = nn.Conv2d(4 * 4, first, 3, padding=1)
@@ -116,7 +121,7 @@ class DenoiseUNet(nn.Module):
         rows, columns = image.shape[-2:]
         inside = (image >= low) & (image <= high)
         clamped = image.clamp(low, high)
-        sigma = noise_map(clamped)
+        sigma = self.noise_map(clamped)
         pad = (0, -columns % MULTIPLE, 0, -rows % MULTIPLE)
         padded = [F.pad(part, pad, mode="replicate") for part in (clamped, sigma)]
         cautious, least = self.forward(*padded)[..., :rows, :columns].chunk(2, 1)

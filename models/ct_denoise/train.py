@@ -1,4 +1,6 @@
-"""Train the denoiser on simulated slices: ``python -m models.ct_denoise.train [--config cpu|gpu|gpu-large]``.
+"""Train the denoiser on simulated slices: ``python -m models.ct_denoise.train [--config cpu|refine|gpu|gpu-large]``.
+
+``refine`` goes on from trained weights, ``--start FOLDER``; the others start from nothing.
 
 Every step is seeded by its number, so an interrupted run that is started again ends as if it had not been. The
 checkpoint and the pool lie in ``--work``; weights, log, metrics and manifest beside this file (``--out``).
@@ -10,7 +12,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,114 +20,12 @@ import torch
 from torch import Tensor
 
 from models.ct_denoise import adapters, losses
-from models.ct_denoise.bundle import save
-from models.ct_denoise.data import Drawing, Mixture, Patches, Pool, draw_patches, true_sigma
+from models.ct_denoise.bundle import digest, load, save
+from models.ct_denoise.configs import CONFIGS, Config, Phase
+from models.ct_denoise.data import Mixture, Patches, Pool, draw_patches, true_sigma
 from models.ct_denoise.net import DenoiseUNet, build
-from models.ct_denoise.noise import noise_map
 from models.ct_denoise.simulate import EVALUATION_SEED
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
-    """A stretch of training with its own optimiser, rate and loss; it starts from the averaged weights before it."""
-
-    #: Optimiser steps.
-    steps: int
-    #: Simulated slices in the pool; a later phase keeps the slices of the one before and adds to them.
-    pool: int
-    #: Slices per step, patches per slice; of these patches the first ``paired`` bear the spectrum and insert terms.
-    slices: int = 2
-    per_slice: int = 2
-    paired: int = 4
-    #: Peak learning rate of AdamW; one cosine after a warm-up.
-    rate: float = 1.2e-3
-    warm_up: int = 200
-    #: Decay of the averaged weights, which are the ones shipped.
-    average: float = 0.998
-    #: Residual blocks per level; blocks more than before start as identities.
-    blocks: tuple[int, int, int] = (2, 2, 2)
-    #: Weight of the least-squares estimate's loss, and where it turns from quadratic to linear [sigma].
-    least: float = 1.0
-    least_epsilon: float = losses.CHARBONNIER_EPSILON
-    #: Weight of pixels outside the reading window -160..240 HU in the loss of the least-squares estimate.
-    outside: float = 1.0
-    #: The cautious estimate's share of the noise.
-    target: float = 1.0
-    #: Weight of the insert term at the beginning and at the end, rising between these shares of the steps: once the
-    #: network can tell noise from structure, faint structure is what it still takes for noise.
-    insert: float = 0.8
-    insert_late: float = 1.6
-    insert_rise: tuple[float, float] = (2500 / 7000, 0.5)
-    #: What the patches are made of.
-    drawing: Drawing = field(default_factory=Drawing)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What a training run is."""
-
-    phases: tuple[Phase, ...]
-    #: Patch side [pixel].
-    patch: int = 128
-    #: Channels per level of the network.
-    widths: tuple[int, int, int] = (32, 48, 64)
-    #: Weights of the loss terms of both estimates' gradients, and of the cautious estimate's spectrum.
-    gradient: float = 0.1
-    spectrum: float = 0.2
-    #: The strength at which the spectrum term holds.
-    strength: float = 0.6
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Steps of all phases."""
-        return sum(phase.steps for phase in self.phases)
-
-    def place(self, step: int) -> tuple[int, int]:
-        """Number of the phase that holds ``step``, and the step within it."""
-        for number, phase in enumerate(self.phases):
-            if step < phase.steps or number == len(self.phases) - 1:
-                return number, step
-            step -= phase.steps
-        raise ValueError("a configuration has at least one phase")
-
-    def arguments(self, number: int) -> dict[str, Any]:
-        """Arguments of the network of phase ``number``."""
-        return {"widths": list(self.widths), "blocks": list(self.phases[number].blocks)}
-
-
-#: The second phase: edges a human would see must be seen, faint ones of every shape are in the pictures, and the
-#: least-squares estimate is least squares where people look.
-_FAINT: Final = Phase(
-    steps=4250,
-    pool=600,
-    slices=3,
-    per_slice=2,
-    paired=3,
-    rate=8e-4,
-    warm_up=300,
-    average=0.999,
-    blocks=(2, 3, 4),
-    least=2.0,
-    least_epsilon=0.5,
-    outside=0.3,
-    target=0.75,
-    insert=1.2,
-    insert_late=1.2,
-    drawing=Drawing(faint=0.25, visible=0.5),
-)
-CONFIGS: Final = {
-    "cpu": Config(phases=(Phase(steps=7000, pool=240), _FAINT)),
-    "gpu": Config(
-        phases=(replace(_FAINT, steps=40_000, pool=2000, slices=12, paired=12, rate=2e-3, average=0.9995),),
-    ),
-    "gpu-large": Config(
-        phases=(
-            replace(_FAINT, steps=60_000, pool=3000, slices=16, paired=16, rate=1e-3, average=0.9995, blocks=(4, 4, 4)),
-        ),
-        widths=(64, 128, 256),
-    ),
-}
 #: Steps between two validations, and between two checkpoints.
 VALIDATE_EVERY: Final = 500
 CHECKPOINT_EVERY: Final = 250
@@ -143,7 +43,7 @@ def _losses(net: DenoiseUNet, batch: Patches, config: Config, phase: Phase, jitt
     noise = torch.cat((first, second, first[:pairs]))
     images = clean + noise
     with torch.no_grad():
-        sigma = noise_map(images) * jitter
+        sigma = net.noise_map(images) * jitter
         scale = true_sigma(batch.noise)
         scale = torch.cat((scale, scale[:pairs], scale[:pairs]))
     with torch.autocast(images.device.type, torch.bfloat16):
@@ -190,12 +90,15 @@ def _jitter(seed: int, count: int, pairs: int, device: torch.device) -> Tensor:
 class Trainer:
     """Network, averaged network and optimiser, with one checkpoint file."""
 
-    def __init__(self, config: Config, work: Path, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: Config, work: Path, device: torch.device, start: Path | None = None) -> None:
+        self.config, self.device, self.start = config, device, start
         self.checkpoint = work / "checkpoint.pt"
         torch.manual_seed(config.seed)
         self.average: DenoiseUNet | None = None
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
+        self.started_from = "" if start is None else digest(start)
+        if start is not None:
+            self.average = load(start)
         self._begin(0)
         if self.checkpoint.exists():
             self._restore()
@@ -215,7 +118,7 @@ class Trainer:
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if state["config"] != json.dumps(asdict(self.config)):
+        if state["config"] != json.dumps(asdict(self.config)) or state["started_from"] != self.started_from:
             raise SystemExit(f"{self.checkpoint} belongs to another configuration; remove it or use another --work")
         self._begin(state["phase"])
         self.net.load_state_dict(state["net"])
@@ -234,6 +137,7 @@ class Trainer:
         state: dict[str, Any] = {"net": self.net.state_dict(), "average": self.averaged.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "seconds": self.seconds}
         state |= {"phase": self.phase, "history": self.history, "config": json.dumps(asdict(self.config))}
+        state |= {"started_from": self.started_from}
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, self.checkpoint.with_suffix(".new"))
         self.checkpoint.with_suffix(".new").replace(self.checkpoint)
@@ -274,15 +178,13 @@ class Trainer:
         return sums
 
 
-def train(
-    config: Config, work: Path, out: Path, device: torch.device, limit_s: float, real: tuple[str, Pool] | None = None
-) -> None:
+def train(trainer: Trainer, work: Path, out: Path, limit_s: float, real: tuple[str, Pool] | None = None) -> None:
     """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest.
 
     ``real``: what is said of real slices, and the slices, to be mixed in.
     """
-    trainer = Trainer(config, work, device)
-    first_seed = config.seed * 100_000
+    config, device = trainer.config, trainer.device
+    first_seed = config.pool_seed * 100_000
     begun = mark = time.monotonic()
     pool, slices, held_out = None, None, Pool.make(12, EVALUATION_SEED, device)
     running: dict[str, Any] = {}
@@ -314,8 +216,9 @@ def export(trainer: Trainer, out: Path, trained_on: str = "") -> None:
     """Write the averaged weights, the log and the manifest."""
     out.mkdir(parents=True, exist_ok=True)
     config = trainer.config
-    log = {
-        "command": "python -m models.ct_denoise.train",
+    log: dict[str, Any] = {
+        "command": f"python -m models.ct_denoise.train{_named(config)}",
+        "started_from": trainer.started_from,
         "config": asdict(config),
         "steps": trainer.step,
         "seconds": round(trainer.seconds),
@@ -323,9 +226,17 @@ def export(trainer: Trainer, out: Path, trained_on: str = "") -> None:
         "torch": torch.__version__,
         "held_out": trainer.history,
     }
+    if trainer.start is not None and (trainer.start / "training.json").exists():
+        log["before"] = json.loads((trainer.start / "training.json").read_text())
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
     save(trainer.averaged, out, "denoise_unet", config.arguments(trainer.phase), trained_on)
     print(f"wrote {out / 'weights.safetensors'}")
+
+
+def _named(config: Config) -> str:
+    """The option of the command line that names ``config``."""
+    name = next((name for name, known in CONFIGS.items() if known == config), "cpu")
+    return "" if name == "cpu" else f" --config {name}" + (" --start FOLDER" if config.refines else "")
 
 
 def _source(text: str) -> tuple[str, Path]:
@@ -340,6 +251,7 @@ def _arguments() -> argparse.Namespace:
     shipped = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="cpu")
+    parser.add_argument("--start", type=Path, help="folder of the weights that a refining configuration goes on from")
     parser.add_argument("--work", type=Path, default=Path("build/ct_denoise"), help="checkpoint and pool")
     parser.add_argument("--out", type=Path, default=shipped, help="weights, log and manifest")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -355,6 +267,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.check and arguments.data is None:
         parser.error("--check needs --data")
+    if CONFIGS[arguments.config].refines != (arguments.start is not None):
+        parser.error("--config refine and --start belong together")
     shipping = arguments.out.resolve() == shipped or arguments.work == Path("build/ct_denoise")
     if arguments.data is not None and shipping and not arguments.check:
         parser.error("weights trained on real images are not the shipped ones: give --out and --work of their own")
@@ -375,10 +289,11 @@ def main() -> None:
             return
         pool = adapters.make_pool(kind, folder, "train", arguments.pairs, device)
         real = f"simulated images, and {len(pool)} real slices. {report['licence']}", pool
+    trainer = Trainer(config, arguments.work, device, arguments.start)
     if arguments.export:
-        export(Trainer(config, arguments.work, device), arguments.out, real[0] if real else "")
+        export(trainer, arguments.out, real[0] if real else "")
     else:
-        train(config, arguments.work, arguments.out, device, arguments.limit, real)
+        train(trainer, arguments.work, arguments.out, arguments.limit, real)
 
 
 if __name__ == "__main__":

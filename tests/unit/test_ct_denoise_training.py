@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.ct_denoise import baselines, bench, evaluate, losses, metrics, net, noise, simulate, train
+from models.ct_denoise import baselines, bench, bundle, evaluate, losses, metrics, net, noise, simulate, train
 from models.ct_denoise.data import Drawing, Pool
 from models.ct_denoise.projection import KERNELS
 
@@ -76,6 +77,57 @@ def test_a_second_phase_starts_from_the_averaged_weights_with_new_blocks_as_iden
     assert whole.net.state_dict().keys() == after.state_dict().keys()
     for one, other in zip(whole.averaged.parameters(), resumed.averaged.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+REFINES = replace(TINY, phases=(replace(FIRST, steps=4),), noise_map="flattest", refines=True, seed=1)
+
+
+def test_a_refining_run_starts_from_the_weights_it_is_given_and_can_be_resumed(pool, tmp_path):
+    start = tmp_path / "start"
+    train.export(trained(pool, tmp_path / "before", 3), start)
+    before = bundle.load(start)
+    whole = train.Trainer(REFINES, tmp_path / "whole", CPU, start)
+    image = 20.0 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(whole.averaged(image, before.noise_map(image)), before(image, before.noise_map(image)))
+    assert whole.averaged.noise_map is noise.flattest_noise_map and before.noise_map is noise.noise_map
+    while whole.step < 4:
+        whole.advance(pool)
+    parts = train.Trainer(REFINES, tmp_path / "parts", CPU, start)
+    parts.advance(pool)
+    parts.keep()
+    parts = train.Trainer(REFINES, tmp_path / "parts", CPU, start)
+    while parts.step < 4:
+        parts.advance(pool)
+    for one, other in zip(whole.averaged.parameters(), parts.averaged.parameters(), strict=True):
+        assert torch.equal(one, other)
+    train.export(whole, tmp_path / "out")
+    log = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert log["started_from"] == bundle.digest(start) and log["before"]["steps"] == 3
+    assert bundle.load(tmp_path / "out").noise_map is noise.flattest_noise_map
+
+
+def test_a_refining_run_from_other_weights_does_not_go_on_from_the_checkpoint(pool, tmp_path):
+    for name, steps in (("one", 1), ("two", 2)):
+        train.export(trained(pool, tmp_path / f"work-{name}", steps), tmp_path / name)
+    begun = train.Trainer(REFINES, tmp_path / "work", CPU, tmp_path / "one")
+    begun.advance(pool)
+    begun.keep()
+    with pytest.raises(SystemExit, match="another configuration"):
+        train.Trainer(REFINES, tmp_path / "work", CPU, tmp_path / "two")
+
+
+@pytest.mark.parametrize("given", [["--config", "refine"], ["--start", "somewhere"]])
+def test_refining_and_the_weights_to_start_from_belong_together(given, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", *given])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "--start" in capsys.readouterr().err
+
+
+def test_an_unknown_noise_map_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"guess.*mean, flattest"):
+        net.build("denoise_unet", {"noise_map": "guess"})
 
 
 def test_faint_patches_and_visible_inserts_are_drawn_only_where_asked(pool):
@@ -245,7 +297,7 @@ def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     evaluate.main()
     torch.set_num_threads(threads)
-    found = __import__("json").loads((tmp_path / "evaluation.json").read_text())
+    found = json.loads((tmp_path / "evaluation.json").read_text())
     table = {row["method"]: row for row in found["images"]}
     assert table["ours, strength 0.6"]["rmse_hu"] < table["identity"]["rmse_hu"]
     assert found["low_contrast"] == [] and found["scans"] == []

@@ -141,21 +141,68 @@ def test_a_simulated_slice_repeats_and_its_two_realisations_are_independent():
     assert abs(float(torch.corrcoef(first.noise.flatten(1))[0, 1])) < 0.1
 
 
-def test_the_noise_map_reads_the_level_within_a_quarter(water_noise):
+@pytest.mark.parametrize("name", noise.NOISE_MAPS)
+def test_the_noise_map_reads_the_level_within_a_quarter(water_noise, name):
     image = (disc(65.0) + water_noise[0])[None, None]
     for scale in (0.3, 1.0, 2.0):
         noisy = disc(65.0)[None, None] + scale * water_noise[0]
-        measured = float(noise.noise_map(noisy)[0, 0][ring(0, 25)].mean())
+        measured = float(noise.NOISE_MAPS[name](noisy)[0, 0][ring(0, 25)].mean())
         assert measured == pytest.approx(scale * 20.0, rel=0.25)
-    assert noise.noise_map(image).shape == image.shape
+    assert noise.NOISE_MAPS[name](image).shape == image.shape
 
 
-def test_the_noise_map_does_not_take_an_edge_for_noise(water_noise):
+@pytest.mark.parametrize(("family", "pixel_mm"), [("soft", 0.45), ("std", 0.65), ("sharp", 0.65), ("std", 0.9)])
+def test_in_pure_noise_the_flattest_quarter_says_what_the_mean_says(family, pixel_mm):
+    made = torch.cat(
+        [simulate.insert_noise(wide(), pixel_mm, sigma_hu=20.0, seed=s, kernel=KERNELS[family]) for s in range(4)]
+    )
+    maps = [each((wide() + made)[:, None])[..., 32:-32, 32:-32] for each in noise.NOISE_MAPS.values()]
+    assert float(maps[1].mean() / maps[0].mean()) == pytest.approx(1.0, abs=0.06)
+    assert float(maps[1].std() / maps[1].mean()) < 0.08
+
+
+def wide() -> torch.Tensor:
+    """Water that fills a slice of any pixel size, (1, row, column) [HU]."""
+    return torch.zeros(1, SIZE, SIZE)
+
+
+def test_texture_in_most_of_the_tiles_does_not_reach_the_map_of_the_flattest_quarter(water_noise):
+    axis = torch.arange(SIZE)
+    vessels = 80.0 * ((axis[:, None] % 8 < 2) & (axis[None] % 32 < 16)).float()  # half of the columns of tiles
+    # finer than the edge mask sees: the gradient of the smoothed slice stays below the slice's own spread
+    plain = disc(65.0) + water_noise[0]
+    means, flattest = (
+        [float(each(image[None, None])[0, 0][ring(0, 40)].mean()) for image in (plain, plain + vessels)]
+        for each in noise.NOISE_MAPS.values()
+    )
+    assert flattest[1] / flattest[0] < 1.2  # half of the tiles left: the quantile is their median
+    assert means[1] / means[0] > 1.3
+
+
+@pytest.mark.parametrize("name", noise.NOISE_MAPS)
+def test_the_noise_map_does_not_take_an_edge_for_noise(water_noise, name):
     image = disc(65.0) + 0.25 * water_noise[0]
     step = image.clone()
     step[:, SIZE // 2 :] += 60.0
-    plain, stepped = (noise.noise_map(part[None, None])[0, 0][ring(0, 40)].mean() for part in (image, step))
+    plain, stepped = (noise.NOISE_MAPS[name](part[None, None])[0, 0][ring(0, 40)].mean() for part in (image, step))
     assert float(stepped) < 1.3 * float(plain)
+
+
+def test_the_map_of_the_flattest_quarter_follows_noise_that_changes_across_the_slice(water_noise):
+    ramp = torch.linspace(0.5, 2.0, SIZE)[None]
+    found = noise.flattest_noise_map((disc(65.0) + ramp * water_noise[0])[None, None])[0, 0]
+    left, right = (float(found[60:100, columns].mean()) for columns in (slice(40, 56), slice(104, 120)))
+    expected = float(ramp[0, 104:120].mean() / ramp[0, 40:56].mean())
+    assert right / left == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.parametrize("name", noise.NOISE_MAPS)
+@pytest.mark.parametrize("value", [-1000.0, 40.0])
+def test_a_slice_without_noise_or_without_a_body_has_a_finite_map(name, value):
+    for shape in ((64, 64), (37, 51), (8, 8)):
+        found = noise.NOISE_MAPS[name](torch.full((2, 1, *shape), value))
+        assert found.shape == (2, 1, *shape)
+        assert bool(torch.isfinite(found).all()) and float(found.min()) >= 0.49
 
 
 def test_the_noise_level_is_reported_in_hu_with_half_left_after_halving(water_noise):
