@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +20,7 @@ from dicomnode.config import Config, Query
 from dicomnode.dicom import RAW_DATA_STORAGE
 from dicomnode.domain import AssociationEnd, Instance, SeriesState
 from dicomnode.errors import IllegalMove
+from dicomnode.rounds import Rounds
 from dicomnode.rules import is_regular_stack
 from dicomnode.store import instances, series
 from dicomnode.store.db import Database
@@ -79,38 +79,29 @@ class Assembler:
         self._counted: dict[str, tuple[int, tuple[int, int] | None]] = {}
         # What was waited for at the last look, so that thousands of waiting series cost nothing.
         self._waits: dict[str, tuple[int, bool, datetime]] = {}
-        self._wake, self._stop = threading.Event(), threading.Event()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="count")
-        self._thread = threading.Thread(target=self._loop, name="assembler")
+        self._rounds = Rounds("assembler", self._round, self._fault)
 
     def start(self) -> None:
         """Begin to sweep."""
-        self._thread.start()
+        self._rounds.start()
 
     def wake(self) -> None:
         """Sweep now."""
-        self._wake.set()
+        self._rounds.wake()
 
     def stop(self) -> None:
         """End the thread after the sweep it is in."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(60)
+        self._rounds.stop()
+        self._rounds.join(60)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.sweep()
-            except OperationalError as error:
-                logger.error("Database does not answer; trying again", extra={"action": "database_unavailable", "error": str(error.orig)})  # fmt: skip  # noqa: E501
-                self._stop.wait(1.0)
-            except Exception:  # the service loop's boundary: one bad series must not stop the next
-                logger.exception("Assembly sweep failed", extra={"action": "assembler_error"})
-                self._stop.wait(1.0)
-            self._wake.wait(_SWEEP_S)
-            self._wake.clear()
+    def _round(self) -> float:
+        self.sweep()
+        return _SWEEP_S
+
+    def _fault(self, error: Exception) -> None:
+        logger.error("Assembly sweep failed", extra={"action": "assembler_error"}, exc_info=error)
 
     def sweep(self) -> int:
         """Look at every open series once. Return how many were decided."""
@@ -283,7 +274,7 @@ class Assembler:
 
     def _answered(self, series_uid: str) -> None:
         self._waits.pop(series_uid, None)
-        self._wake.set()
+        self._rounds.wake()
 
 
 def _answer(one: Series, asked: Future[int | None]) -> int | None:

@@ -8,7 +8,6 @@ never the only channel: the result goes to the archive all the same.
 from __future__ import annotations
 
 import logging
-import threading
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from dicomnode.config import Config, Hook, Webhook
 from dicomnode.dicom import digest
 from dicomnode.dispatch.notify_message import Identity, Message, read_identity
 from dicomnode.errors import ConfigError, IdentityUnreadable, NotificationRefused, PeerUnreachable
+from dicomnode.rounds import Rounds
 from dicomnode.store import instances, notifications, schema
 from dicomnode.store.db import Database
 from dicomnode.store.notifications import Kind, Notification
@@ -69,17 +69,17 @@ class Notifier:
                 extra={"action": "hook_unknown", "hook": name, "messages": waiting[name]},
             )
         for lane in self.lanes:
-            lane.thread.start()
+            lane.rounds.start()
 
     def wake(self) -> None:
         """Look for new messages now. Does not shorten the pause of a hook that is down."""
         for lane in self.lanes:
-            lane.woken.set()
+            lane.rounds.wake()
 
     def stop(self) -> None:
         """End every thread after the message it is sending; what is left stays pending."""
         for lane in self.lanes:
-            lane.stop()
+            lane.rounds.stop()
         for lane in self.lanes:
             lane.join()
 
@@ -93,36 +93,13 @@ class Lane:
         self.name, self.hook, self.database, self.clock = name, hook, database, clock
         self._data, self._charset = config.node.data, config.node.default_charset
         self._sender = sender(hook, clock)
-        self.woken, self._stopping = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self._loop, name=f"notify-{name}")
+        self.rounds = Rounds(f"notify-{name}", self.step, self._unforeseen, recover=lambda: _POLL_S)
         self._failures = 0
         self._resume_at: datetime | None = None
 
-    # -- the thread
-
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                pause = self.step()
-            except OperationalError as error:
-                text = "Database does not answer; trying again"
-                logger.error(text, extra={"action": "database_unavailable", "error": str(error.orig)})
-                pause = _POLL_S
-            except Exception as error:  # noqa: BLE001 - the service loop's boundary; told without what it may quote
-                self._unforeseen(error)
-                pause = _POLL_S
-            self.woken.wait(pause)
-            self.woken.clear()
-
-    def stop(self) -> None:
-        """Ask the thread to end."""
-        self._stopping.set()
-        self.woken.set()
-
     def join(self) -> None:
         """Wait for the thread: no longer than a message may take."""
-        if self.thread.is_alive():
-            self.thread.join(self.hook.timeout + _GRACE_S)
+        self.rounds.join(self.hook.timeout + _GRACE_S)
         self._sender.close()
 
     # -- one round

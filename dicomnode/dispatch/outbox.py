@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from dicomnode.dispatch.files import File
 from dicomnode.dispatch.scu import Outcome
 from dicomnode.domain import Flavour, ObjectKind
 from dicomnode.errors import ContextNotAccepted, DispatchError, StoreRefused
+from dicomnode.rounds import Rounds
 from dicomnode.store import deliveries
 from dicomnode.store.db import Database
 from dicomnode.store.deliveries import Delivery
@@ -105,17 +105,17 @@ class Outbox:
                 extra={"action": "destination_unknown", "destination": name, "objects": waiting[name]},
             )
         for lane in self.lanes:
-            lane.thread.start()
+            lane.rounds.start()
 
     def wake(self) -> None:
         """Look for new deliveries now. Does not shorten the pause of a destination that is down."""
         for lane in self.lanes:
-            lane.woken.set()
+            lane.rounds.wake()
 
     def stop(self) -> None:
         """End every thread after the object it is sending; what is left stays pending."""
         for lane in self.lanes:
-            lane.stop()
+            lane.rounds.stop()
         for lane in self.lanes:
             lane.join()
 
@@ -136,8 +136,7 @@ class Lane:
         self._results = results
         self.name, self.destination, self.calling_ae = name, destination, calling_ae
         self.database, self.clock, self._jitter = database, clock, jitter
-        self.woken, self._stopping = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self._loop, name=f"outbox-{name}")
+        self.rounds = Rounds(f"outbox-{name}", self.step, self._fault, recover=self._recover)
         self._link: scu.Link | None = None
         self._failures = 0
         self._resume_at: datetime | None = None
@@ -155,19 +154,9 @@ class Lane:
 
     # -- the thread
 
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                pause = self.step()
-            except OperationalError as error:
-                text = "Database does not answer; trying again"
-                logger.error(text, extra={"action": "database_unavailable", "error": str(error.orig)})
-                pause = self._recover()
-            except Exception:  # the service loop's boundary: one fault must not end a destination's deliveries
-                logger.exception("Sending failed", extra={"action": "outbox_error", "destination": self.name})
-                pause = self._recover()
-            self.woken.wait(pause)
-            self.woken.clear()
+    def _fault(self, error: Exception) -> None:
+        extra = {"action": "outbox_error", "destination": self.name}
+        logger.error("Sending failed", extra=extra, exc_info=error)
 
     def _recover(self) -> float:
         """After a fault no row may stay in sending: this thread alone sends to this destination."""
@@ -176,24 +165,16 @@ class Lane:
             with self.database.write() as connection:
                 deliveries.put_back(connection, self.clock(), self.name)
         except OperationalError:
-            self._stopping.wait(1.0)
-            return 0.0 if self._stopping.is_set() else self._recover()
+            return 0.0 if self.rounds.sleep(1.0) else self._recover()
         return _POLL_S
-
-    def stop(self) -> None:
-        """Ask the thread to end."""
-        self._stopping.set()
-        self.woken.set()
 
     def join(self) -> None:
         """Wait for the thread; a peer that holds it is cut off."""
-        if not self.thread.is_alive():
-            return
-        self.thread.join(_GRACE_S)
+        self.rounds.join(_GRACE_S)
         link = self._link
-        if self.thread.is_alive() and link is not None:
+        if self.rounds.alive and link is not None:
             link.cut()
-        self.thread.join(self.destination.timeout + _GRACE_S)
+        self.rounds.join(self.destination.timeout + _GRACE_S)
 
     # -- one round
 
@@ -238,7 +219,7 @@ class Lane:
             to_send = [file for _, file in left]
             with scu.connect(self.destination, self.calling_ae, to_send, encoding=self._encoding) as link:
                 self._link = link
-                while left and not self._stopping.is_set():
+                while left and not self.rounds.stopping:
                     delivery, file = left[0]
                     if self._withdrawn(delivery):
                         pass

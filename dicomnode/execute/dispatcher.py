@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from dicomnode.domain import Flavour, JobState, ObjectKind, Output
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
 from dicomnode.execute import executor
 from dicomnode.execute.executor import Event, Executor, PipelineSpec, Request
+from dicomnode.rounds import Rounds
 from dicomnode.store import jobs, leader, notifications, outputs, pipelines, revisions, schema
 from dicomnode.store.db import Database
 from dicomnode.store.jobs import Failure, Job, RetryPolicy
@@ -79,12 +79,11 @@ class Dispatcher:
         self._events: deque[Event] = deque()
         self._infos: dict[str, pipelines.PipelineInfo] = {}
         self._policy = RetryPolicy(max_attempts=config.execute.max_attempts, backoff_s=config.execute.backoff_s)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="dispatcher")
+        self._rounds = Rounds("dispatcher", self._round, self._fault, ended=self._shut)
 
     def start(self) -> None:
         """Begin to lead and to dispatch."""
-        self._thread.start()
+        self._rounds.start()
 
     def wake(self) -> None:
         """Look for new jobs now."""
@@ -92,32 +91,26 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Stop dispatching and end the slots; what was running goes back to the queue."""
-        self._stop.set()
+        self._rounds.stop()
         self.executor.wake()
-        if self._thread.is_alive():
-            self._thread.join(60)
+        self._rounds.join(60)
 
     @property
     def ready(self) -> bool:
         """Whether at least one slot has become ready since the start."""
         return bool(self._infos)
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.step()
-            except OperationalError as error:
-                logger.error("Database does not answer; trying again", extra={"action": "database_unavailable", "error": str(error.orig)})  # fmt: skip  # noqa: E501
-                self._stop.wait(1.0)
-            except Exception:  # the service loop's boundary: one bad job must not stop the next
-                logger.exception("Dispatcher step failed", extra={"action": "dispatcher_error"})
-                self._stop.wait(1.0)
-        self._shut()
+    def _round(self) -> float:
+        self.step()
+        return 0.0
+
+    def _fault(self, error: Exception) -> None:
+        logger.error("Dispatcher step failed", extra={"action": "dispatcher_error"}, exc_info=error)
 
     def step(self) -> None:
         """One turn: lead, take events, enforce limits, start jobs."""
         if not self._lead():
-            self._stop.wait(_POLL_S)
+            self._rounds.sleep(_POLL_S)
             return
         self._events.extend(self.executor.poll(0 if self._events else _POLL_S))
         while self._events:

@@ -322,7 +322,7 @@ def test_stop_ends_after_the_object_that_is_on_its_way(rig):
     found = rig.states()
     assert "sending" not in found
     assert found.count("delivered") == len(rig.pacs.uids) < 10
-    assert not [lane for lane in rig.outbox.lanes if lane.thread.is_alive()]
+    assert not [lane for lane in rig.outbox.lanes if lane.rounds.alive]
 
 
 def test_stop_cuts_off_a_peer_that_holds_it(rig, monkeypatch):

@@ -560,7 +560,7 @@ def test_threads_tell_when_woken_and_end_when_asked(rigs, receiver, engine, secr
     began = time.monotonic()
     rig.notifier.stop()
     assert time.monotonic() - began < 2
-    assert not any(lane.thread.is_alive() for lane in rig.notifier.lanes)
+    assert not any(lane.rounds.alive for lane in rig.notifier.lanes)
 
 
 def test_a_stop_waits_no_longer_than_a_message_may_take(rigs, engine):
@@ -600,6 +600,6 @@ def test_the_node_starts_and_stops_its_notifier(tmp_path, free_port):
     }  # fmt: skip
     node = Node(found.hooks().model_validate(values))
     node.start()
-    assert node.notifier.lanes[0].thread.is_alive()
+    assert node.notifier.lanes[0].rounds.alive
     node.stop()
-    assert not node.notifier.lanes[0].thread.is_alive()
+    assert not node.notifier.lanes[0].rounds.alive

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +29,7 @@ from dicomnode.faults import reached
 from dicomnode.receive.mrd.identity import Find, Found, Matcher
 from dicomnode.receive.mrd.watch import Watcher
 from dicomnode.receive.reader import read_instance
+from dicomnode.rounds import Rounds
 from dicomnode.store import instances
 from dicomnode.store.db import Database
 from dicomnode.store.raw import Measurement, RawStore
@@ -79,44 +79,38 @@ class RawFiler:
         charset = config.node.default_charset
         self._matcher = Matcher(config.mrd.identity, database, config.node.data, find, charset)
         self._watchers = [Watcher(one, self.store, clock) for one in config.mrd.watch]
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="raw-filer")
+        self._rounds = Rounds("raw-filer", self._round, self._fault, recover=lambda: _RETRY_S)
 
     def start(self) -> None:
         """Begin to file."""
-        self._thread.start()
+        self._rounds.start()
 
     def wake(self) -> None:
         """Look now."""
-        self._wake.set()
+        self._rounds.wake()
 
     def stop(self) -> None:
         """End after the measurement that is being filed."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(60)
+        self._rounds.stop()
+        self._rounds.join(60)
         self._spool.close()
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            try:
-                for watcher in self._watchers:
-                    watcher.sweep()
-                self.sweep()
-            except Exception as error:  # service loop: the files stay, and are filed when the disk or database is back
-                logger.exception(
-                    "Raw data cannot be filed", extra={"action": "raw_filing_failed", "error": type(error).__name__}
-                )
-                self._stop.wait(_RETRY_S)
-            self._wake.wait(_SWEEP_S)
-            self._wake.clear()
+    def _round(self) -> float:
+        for watcher in self._watchers:
+            watcher.sweep()
+        self.sweep()
+        return _SWEEP_S
+
+    def _fault(self, error: Exception) -> None:
+        """The files stay, and are filed when the disk is back."""
+        extra = {"action": "raw_filing_failed", "error": type(error).__name__}
+        logger.error("Raw data cannot be filed", extra=extra, exc_info=error)
 
     def sweep(self) -> int:
         """File or hold everything new; returns how many were filed."""
         number = 0
         for item in self.store.items():
-            if self._stop.is_set():
+            if self._rounds.stopping:
                 break
             if not item.held:
                 number += self._settle(item)
