@@ -35,7 +35,7 @@ from dicomnode.dicom import MANUFACTURER, derive_uid
 from dicomnode.encode.common import MAX_LO, cut
 from dicomnode.encode.content import comment
 from dicomnode.encode.envelope import envelop
-from dicomnode.encode.identity import EncodeContext, require_identity
+from dicomnode.encode.identity import EncodeContext, require_identity, unplaced
 from dicomnode.encode.order import referenced_requests
 from dicomnode.encode.source import Source
 from dicomnode.encode.stand_ins import cited
@@ -90,11 +90,11 @@ def report(
         Reports of the earlier result that this one supersedes.
     """
     for header in source.headers:
-        require_identity(header, context)
+        require_identity(header, context, spatial=False)
     first = source.headers[0]
     tree = MeasurementReport(_observer(context), _procedure(first), groups, title=codes.DCM.ImagingMeasurementReport)
     root = tree[0].ContentSequence
-    root.insert(len(root) - 1, _image_library(source))
+    root.insert(len(root) - 1, _image_library(source, context))
     qualitative = ContainerContentItem(_QUALITATIVE, relationship_type=RelationshipTypeValues.CONTAINS)
     qualitative.ContentSequence = ContentSequence(evaluations)
     root.append(qualitative)
@@ -144,16 +144,21 @@ def _procedure(header: Dataset) -> Code:
     return procedure
 
 
-def _image_library(source: Source) -> ContainerContentItem:
+def _image_library(source: Source, context: EncodeContext) -> ContainerContentItem:
     """The images that were examined (TID 1600), what they have in common said once (TID 1602)."""
     header = source.headers[0]
     acquired = RelationshipTypeValues.HAS_ACQ_CONTEXT
+    placed = not unplaced(source.headers, context)
     modality = codes.cid29.ComputedTomography if header.Modality == "CT" else codes.cid29.MagneticResonance
     group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=RelationshipTypeValues.CONTAINS)
     group.ContentSequence = ContentSequence(
         [
             CodeContentItem(codes.DCM.Modality, modality, acquired),
-            UIDRefContentItem(codes.DCM.FrameOfReferenceUID, str(header.FrameOfReferenceUID), acquired),
+            *(
+                [UIDRefContentItem(codes.DCM.FrameOfReferenceUID, str(header.FrameOfReferenceUID), acquired)]
+                if placed
+                else ()  # TID 1602: the row may be left out
+            ),
             NumContentItem(codes.DCM.PixelDataRows, header.Rows, _PIXELS, relationship_type=acquired),
             NumContentItem(codes.DCM.PixelDataColumns, header.Columns, _PIXELS, relationship_type=acquired),
             *(

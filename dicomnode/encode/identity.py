@@ -82,6 +82,11 @@ class EncodeContext:
             raise ValueError("when must know its time zone")
         if not 0 <= self.series_number <= _MAX_SERIES_NUMBER:
             raise ValueError(f"series_number {self.series_number} does not fit an IS")
+        if not 0 < len(self.algorithm.name) <= MAX_LO:
+            raise EncodingError(
+                f"the algorithm name {self.algorithm.name[:MAX_LO]!r} has {len(self.algorithm.name)} characters: "
+                f"1 to {MAX_LO} are possible (LO); shorten it in the pipeline"
+            )
 
     def series_uid(self, role: str) -> str:
         """Series Instance UID of the output ``role``."""
@@ -96,6 +101,16 @@ def repeated(headers: Iterable[Dataset]) -> frozenset[str]:
     """UIDs of the source that results repeat as they are though components begin with zeros."""
     uids = {str(header.get(keyword) or "") for header in headers for keyword in _IDENTIFIERS}
     return frozenset(uid for uid in uids if not valid_uid(uid) and valid_uid(uid, leading_zeros=True))
+
+
+def unplaced(headers: Iterable[Dataset], context: EncodeContext) -> str:
+    """Why nothing can be laid over the images of a source; empty if something can."""
+    for header in headers:
+        frame = str(header.get("FrameOfReferenceUID") or "")
+        if not valid_uid(frame, leading_zeros=context.leading_zero_uids):
+            said = "is not a valid UID" if frame else "is absent"
+            return f"FrameOfReferenceUID of {header.SOPInstanceUID} {said}: nothing can be laid over its series"
+    return ""
 
 
 def require_identity(header: Dataset, context: EncodeContext, *, spatial: bool = True) -> None:

@@ -46,7 +46,7 @@ def encode_key_images(
     if not result.key_planes:
         return None
     first = source.headers[0]
-    require_identity(first, context)
+    require_identity(first, context, spatial=False)
     frames = _frames(source, result)
     for ds in objects:
         if ds.StudyInstanceUID != first.StudyInstanceUID:

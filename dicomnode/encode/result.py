@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from pydicom import Dataset
 from dicomnode.domain import Flavour, ObjectKind
 from dicomnode.encode.cine import at_phase, counted_through
 from dicomnode.encode.gate import check_objects
-from dicomnode.encode.identity import EncodeContext
+from dicomnode.encode.identity import EncodeContext, unplaced
 from dicomnode.encode.image import encode_images
 from dicomnode.encode.keys import encode_key_images
 from dicomnode.encode.marks import encode_marks
@@ -22,6 +23,8 @@ from dicomnode.encode.seg import encode_segmentation
 from dicomnode.encode.source import RawSource, Source
 from dicomnode.encode.summary import encode_summary
 from dicomnode.pipeline import Result
+
+logger = logging.getLogger(__name__)
 
 #: SeriesNumber of the first object of each kind, counted from the job's own.
 _SERIES: Final = {
@@ -35,6 +38,8 @@ _SERIES: Final = {
 _LABELMAP_SERIES: Final = 5
 #: A document that an earlier result consists of: study, series, SOP class and SOP instance UID.
 Document = tuple[str, str, str, str]
+#: What the new object of each kind and flavour replaces.
+Replaced = Mapping[tuple[ObjectKind, Flavour], Sequence[Document]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ def encode_result(
     *,
     kinds: Collection[ObjectKind] = tuple(ObjectKind),
     labelmap: bool = False,
-    replaces: Mapping[ObjectKind, Sequence[Document]] = MappingProxyType({}),
+    replaces: Replaced = MappingProxyType({}),
 ) -> Iterator[Encoded]:
     """Objects of ``result``, each checked before it is given out (the conformance gate).
 
@@ -66,7 +71,7 @@ def encode_result(
     labelmap
         Also make the LABELMAP flavour of segmentations, and of what refers to them.
     replaces
-        Reports and marks of the earlier result that this one supersedes.
+        Reports and marks of the earlier result that this one supersedes, by the kind and flavour of what does.
 
     Raises
     ------
@@ -77,21 +82,43 @@ def encode_result(
         if ObjectKind.IMAGE in kinds:
             yield from _reconstructions(source, result, context)
         return
+    why = left_out(source, result, context)
+    if why:
+        uid = str(source.headers[0].SeriesInstanceUID)
+        extra = {"action": "result_unplaced", "series_uid": uid, "reason": why}
+        logger.warning("Result goes without what would lie on the images", extra=extra)
+        result = replace(result, images=(), remarks=(*result.remarks, why))
     if ObjectKind.IMAGE in kinds:
         yield from _images(source, result, context)
     if not result.reported:
         return
     whole = counted_through(source, result)
     shared = list(_shared(source, whole, context, kinds, replaces))
-    flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])] if result.segmentations else [Flavour.ANY]
+    flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])]
+    if why or not result.segmentations:
+        flavours = [Flavour.ANY]
     for flavour in flavours:
         variant = replace(context, variant=flavour.value) if flavour is Flavour.LABELMAP else context
-        made = [*_referring(source, result, variant, kinds, flavour, replaces.get(ObjectKind.REPORT, ())), *shared]
+        before = replaces.get((ObjectKind.REPORT, flavour), ())
+        made = [*_referring(source, result, variant, kinds, flavour, before), *shared]
         if ObjectKind.KEY_IMAGES in kinds:
             made += _key_images(source, whole, variant, flavour, made)
         check_objects([one.dataset for one in made], source, result)
         yield from made
         shared = []
+
+
+def left_out(source: Source | RawSource, result: Result, context: EncodeContext) -> str:
+    """What of ``result`` cannot be written and why, in a sentence for the reader; empty if all of it can.
+
+    Without a frame of reference nothing may lie on the images. What is left, reports, marks and pages, is sent: a
+    finding must not be lost for want of an overlay. A result that has nothing else fails (`EncodingError`).
+    """
+    lost = {"segmentation": bool(result.segmentations), "derived images": bool(result.images)}
+    if isinstance(source, RawSource) or not result.reported or not any(lost.values()):
+        return ""
+    why = unplaced(source.headers, context)
+    return f"Left out: {', '.join(name for name, there in lost.items() if there)}. {why}." if why else ""
 
 
 def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:
@@ -119,7 +146,7 @@ def _shared(
     result: Result,
     context: EncodeContext,
     kinds: Collection[ObjectKind],
-    replaces: Mapping[ObjectKind, Sequence[Document]],
+    replaces: Replaced,
 ) -> Iterator[Encoded]:
     """What refers to the source alone and is the same for every destination: the summary page and the marks."""
     first = context.series_number
@@ -128,7 +155,7 @@ def _shared(
         if page is not None:
             yield Encoded(dataset=page, role="summary", index=0, kind=ObjectKind.SUMMARY)
     if ObjectKind.MARKS in kinds:
-        number, marked = first + _SERIES[ObjectKind.MARKS], replaces.get(ObjectKind.MARKS, ())
+        number, marked = first + _SERIES[ObjectKind.MARKS], replaces.get((ObjectKind.MARKS, Flavour.ANY), ())
         marks = encode_marks(source, result, context, series_number=number, replaces=marked)
         if marks is not None:
             yield Encoded(dataset=marks, role="marks", index=0, kind=ObjectKind.MARKS)
@@ -145,7 +172,8 @@ def _referring(
     """Segmentations in one flavour, then the reports that refer to them."""
     first = context.series_number + (_LABELMAP_SERIES if flavour is Flavour.LABELMAP else 0)
     segs: dict[str, Dataset] = {}
-    if {ObjectKind.SEGMENTATION, ObjectKind.REPORT} & set(kinds):
+    # One flavour of segmentations at a time; in none of them there is nothing to write (`left_out`).
+    if flavour is not Flavour.ANY and {ObjectKind.SEGMENTATION, ObjectKind.REPORT} & set(kinds):
         for number, segmentation in enumerate(result.segmentations, first + _SERIES[ObjectKind.SEGMENTATION]):
             label_map = flavour is Flavour.LABELMAP
             at = at_phase(source, segmentation.phase)

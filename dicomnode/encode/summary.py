@@ -36,7 +36,7 @@ def encode_summary(source: Source, result: Result, context: EncodeContext, *, se
     # Here, because matplotlib takes a second to load and only a worker that draws a page should pay for it.
     from dicomnode.encode import page, planes
 
-    require_identity(source.headers[0], context)
+    require_identity(source.headers[0], context, spatial=False)
     for key in result.key_planes:
         if not 0 <= key.plane < len(source.planes):
             raise EncodingError(f"key plane {key.plane} is none of the {len(source.planes)} planes of the input")

@@ -19,7 +19,7 @@ def check_result(result: Result, series: ImageSeries | CineSeries | KSpace) -> N
     """Raise `ResultInvalid` that names everything in ``result`` that breaks the contract."""
     if not isinstance(result, Result):
         raise ResultInvalid(f"run() returned {type(result).__name__}, not Result")
-    faults = [*_roles(result)]
+    faults = [*_roles(result), *_window(result)]
     if isinstance(series, KSpace):
         faults += reconstruction_faults(result)
     else:
@@ -64,6 +64,14 @@ def _roles(result: Result) -> Iterator[str]:
 
 #: Roles of objects that the node makes by itself.
 _RESERVED = frozenset({"report", "values", "marks", "key-images", "summary"})
+
+
+def _window(result: Result) -> Iterator[str]:
+    if result.window is None:
+        return
+    center, width = result.window
+    if not (math.isfinite(center) and math.isfinite(width) and width > 0):
+        yield f"the window is (center {center}, width {width}): both are finite, and the width is above 0"
 
 
 def _phase(phase: int | None, series: ImageSeries | CineSeries, name: str) -> Iterator[str]:

@@ -10,20 +10,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from dicomnode import faults
 from dicomnode.config import Config
-from dicomnode.domain import Flavour, JobState, ObjectKind, Output
+from dicomnode.domain import Flavour, JobState, Output
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
 from dicomnode.execute import executor
-from dicomnode.execute.executor import Event, Executor, PipelineSpec, Request
+from dicomnode.execute.executor import Event, Executor
+from dicomnode.execute.request import request_of
 from dicomnode.rounds import Rounds
-from dicomnode.store import jobs, leader, notifications, outputs, pipelines, revisions, schema
+from dicomnode.store import jobs, leader, notifications, pipelines, schema
 from dicomnode.store.db import Database
 from dicomnode.store.jobs import Failure, Job, RetryPolicy
 
@@ -309,7 +309,7 @@ class Dispatcher:
         extra = {"job_id": job.id, "series_uid": job.series_uid, "pipeline": job.pipeline, "slot": slot}
         try:
             with self.database.read() as connection:
-                request = self._request(connection, job)
+                request = request_of(connection, self.config, job, self.clock())
         except StoreError as error:
             failure = Failure(error_class=type(error).__name__, message=str(error), transient=error.transient)
             with self.database.write() as connection:
@@ -320,46 +320,6 @@ class Dispatcher:
         self._runs[slot] = _Run(job)
         self.executor.start(slot, request)
         logger.info("Job started", extra={"action": "job_started", "attempt": job.attempt, **extra})
-
-    def _request(self, connection: Connection, job: Job) -> Request:
-        """Put together what the worker needs; raises `StoreError` if the configuration or an input file is gone."""
-        settings = self.config.pipelines.get(job.pipeline)
-        if settings is None:
-            raise StoreError(f"pipeline {job.pipeline!r} is no longer configured; add it and retry job {job.id}")
-        data = self.config.node.data
-        older = revisions.predecessor(connection, job)
-        previous = outputs.of_job(connection, older.id) if older is not None else []
-        destinations = [self.config.destinations[to] for to in job.send_to if to in self.config.destinations]
-        return Request(
-            job_id=job.id,
-            key=job.key,
-            run=f"{job.epoch}-{job.attempt}-{job.lost_count}-{int(self.clock().timestamp() * 1000)}",
-            pipeline=PipelineSpec(
-                name=job.pipeline, class_name=job.class_name, weights=settings.weights, options=job.options
-            ),
-            version=job.version,
-            weights_digest=job.weights_digest,
-            paths=_input_paths(connection, job, data / "spool"),
-            incomplete=job.incomplete,
-            revision=job.revision,
-            created_at=job.created_at,
-            results=data / "results",
-            series_number=self.config.node.series_number + 100 * list(self.config.pipelines).index(job.pipeline),
-            device_serial=self.config.node.ae_title,
-            default_charset=self.config.node.default_charset,
-            leading_zero_uids=self.config.receive.leading_zero_uids == "accept",
-            predecessor=next((one.series_uid for one in previous if one.kind is ObjectKind.IMAGE), ""),
-            replaces={
-                kind: [
-                    (one.study_uid, one.series_uid, one.sop_class_uid, one.sop_instance_uid)
-                    for one in previous
-                    if one.kind is kind and one.flavour is not Flavour.LABELMAP
-                ]
-                for kind in (ObjectKind.REPORT, ObjectKind.MARKS)
-            },
-            kinds=[kind for kind in ObjectKind if any(kind in one.objects for one in destinations)],
-            labelmap=any(one.segmentation == Flavour.LABELMAP.value for one in destinations),
-        )
 
     def _takes(self, made: Sequence[Output]) -> Callable[[str, Output], bool]:
         """Which destination wants which object, by its profile; label maps only where the job made some."""
@@ -375,16 +335,3 @@ class Dispatcher:
             return profile.takes(output.kind, output.flavour)
 
         return takes
-
-
-def _input_paths(connection: Connection, job: Job, spool: Path) -> list[Path]:
-    table = schema.instance
-    of_job = or_(table.c.series_uid == job.series_uid, table.c.study_uid == job.series_uid)  # or a job of a study
-    query = select(table.c.sop_instance_uid, table.c.path).where(of_job)
-    known = {row.sop_instance_uid: spool / row.path for row in connection.execute(query)}
-    gone = [uid for uid in job.inputs if uid not in known]
-    if gone:
-        raise StoreError(
-            f"{len(gone)} inputs of job {job.id} are no longer kept (first: {gone[0]}); send the series again"
-        )
-    return [known[uid] for uid in job.inputs]

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from dicomnode.domain import ObjectKind, Output
+from dicomnode.domain import Flavour, ObjectKind, Output
 from dicomnode.store.jobs import Failure
 from dicomnode.store.pipelines import PipelineInfo
 
@@ -50,8 +50,8 @@ class Request:
     default_charset: str
     #: Series Instance UID of the result this one replaces; empty if none was sent.
     predecessor: str = ""
-    #: Its reports and marks: study, series, SOP class and SOP instance UID of each.
-    replaces: Mapping[ObjectKind, Sequence[tuple[str, str, str, str]]] = field(default_factory=dict)
+    #: Its reports and marks by the kind and flavour of what replaces them: study, series, SOP class, instance UID.
+    replaces: Mapping[tuple[ObjectKind, Flavour], Sequence[tuple[str, str, str, str]]] = field(default_factory=dict)
     #: The site has accepted UIDs with leading zeros: results may repeat them.
     leading_zero_uids: bool = False
     #: Kinds of objects that some destination takes.

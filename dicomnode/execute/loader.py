@@ -17,6 +17,10 @@ from dicomnode.pipeline import Pipeline, Runtime
 
 #: Folder that holds the ``models`` package: weights are named relative to it.
 ROOT: Final = Path(__file__).resolve().parents[2]
+#: Longest LO (PS3.5 6.2): names are written into ManufacturerModelName, uncut, or two algorithms would look alike.
+_MAX_NAME: Final = 64
+#: What the job's record keeps of a version.
+_MAX_VERSION: Final = 32
 
 
 def load_class(name: str) -> type[Pipeline[Any]]:
@@ -35,6 +39,15 @@ def load_class(name: str) -> type[Pipeline[Any]]:
         raise PipelineNotLoadable(f"{name} is not a dicomnode.pipeline.Pipeline")
     if not hasattr(found, "algorithm"):
         raise PipelineNotLoadable(f"{name} sets no algorithm")
+    for what, text, longest in (
+        ("name", found.algorithm.name, _MAX_NAME),
+        ("version", found.algorithm.version, _MAX_VERSION),
+    ):
+        if not 0 < len(text) <= longest or not text.isprintable() or "\\" in text:
+            raise PipelineNotLoadable(
+                f"the algorithm {what} of {name} has {len(text)} characters ({text[:_MAX_NAME]!r}): 1 to {longest} are "
+                "possible, without a backslash or control characters; shorten it in the pipeline"
+            )
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from dicomnode import faults
 from dicomnode.domain import Output
 from dicomnode.encode.identity import EncodeContext, repeated
-from dicomnode.encode.result import encode_result
+from dicomnode.encode.result import encode_result, left_out
 from dicomnode.errors import Unsuitable
 from dicomnode.execute.contract import check_result
 from dicomnode.execute.executor import Request
@@ -89,10 +89,11 @@ def perform(
         "seconds_writing": clock() - computed,
     }
     quality, unkept = quality_of(result)
+    missing = left_out(source, result, context)
     return Performed(
         outputs=outputs,
         quality={**quality, **timing},
-        notes=(*source.notes, *_repeated_uids(source), *result.notes, *unkept),
+        notes=(*source.notes, *_repeated_uids(source), *result.notes, *([missing] if missing else ()), *unkept),
         findings=findings_of(result),
         hold=result.hold,
     )

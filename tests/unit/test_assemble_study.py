@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from dicomnode.dispatch import notify_webhook
 from dicomnode.domain import JobState, SeriesState
-from dicomnode.execute.dispatcher import _input_paths
+from dicomnode.execute.request import input_paths
 from dicomnode.housekeep import Housekeeper
 from dicomnode.store import jobs, outputs, revisions
 from tests import cine, factories
@@ -73,7 +73,7 @@ def test_one_job_over_all_matching_series_once_the_study_is_quiet(site: Callable
     assert job.completion.startswith("study quiet for 60 s, 6 series match; ")
     assert {node.get(group).state for group in SLICES} == {SeriesState.ROUTED}
     with node.database.read() as connection:
-        paths = _input_paths(connection, job, node.spool)
+        paths = input_paths(connection, job, node.spool)
     assert sorted(path.stem for path in paths) == job.inputs
 
 

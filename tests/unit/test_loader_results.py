@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,21 @@ from tests import factories, toys
 def test_a_wrong_name_is_explained(name: str, said: str) -> None:
     with pytest.raises(PipelineNotLoadable, match="(?s)" + said.replace("?", r"\?")):
         loader.load_class(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "x" * 65}, "the algorithm name of tests.toys:Shift has 65 characters .* 1 to 64 are possible"),
+        ({"name": ""}, "the algorithm name of tests.toys:Shift has 0 characters"),
+        ({"name": "a\\b"}, "without a backslash"),
+        ({"version": "1." * 17}, "the algorithm version of tests.toys:Shift has 34 characters .* 1 to 32"),
+    ],
+)
+def test_a_name_that_no_object_can_hold_is_refused_when_the_pipeline_is_loaded(monkeypatch, changes, said) -> None:
+    monkeypatch.setattr(toys.Shift, "algorithm", replace(toys.Shift.algorithm, **changes))
+    with pytest.raises(PipelineNotLoadable, match=said):
+        loader.load_class("tests.toys:Shift")
 
 
 def test_every_wrong_option_is_named_at_once() -> None:

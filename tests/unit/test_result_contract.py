@@ -42,6 +42,9 @@ def test_what_pipelines_say_is_accepted(images):
     [
         (lambda r, _: "nothing", "returned str"),
         (lambda r, _: dn.Result(), "says nothing"),
+        (lambda r, _: replace(r, window=(float("nan"), 80.0)), r"the window is \(center nan, width 80.0\)"),
+        (lambda r, _: replace(r, window=(40.0, float("inf"))), r"the window is \(center 40.0, width inf\)"),
+        (lambda r, _: replace(r, window=(40.0, 0.0)), "width is above 0"),
         (lambda r, _: changed(r, labels=r.segmentations[0].labels[:-1]), "the series is"),
         (lambda r, _: changed(r, labels=r.segmentations[0].labels.astype(np.int16)), "labels are uint8"),
         (lambda r, _: changed(r, labels=r.segmentations[0].labels * np.uint8(2)), "declares 2 segments"),
