@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dicomnode import pipeline as dn
 from models import ct_denoise
-from pipelines import blocks
+from pipelines import blocks, ct_quality
 
 #: Names of strengths: the share of the predicted noise that is taken away. "default" depends on the series.
 STRENGTHS: Final = {"low": 0.4, "default": 0.6, "high": 0.8}
@@ -44,12 +44,16 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
     class Options:
         #: Share of the noise to remove: low, default, high, or a number above 0 and up to 1.
         strength: float | str = "default"
+        #: Also make a summary page, a report and a segmentation of where structure was removed.
+        summary: bool = False
 
         def __post_init__(self) -> None:
             named = isinstance(self.strength, str) and self.strength in STRENGTHS
             given = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
             if not named and not (given and 0.0 < float(self.strength) <= 1.0):
                 raise ValueError(f"strength must be {', '.join(STRENGTHS)} or in (0, 1], is {self.strength!r}")
+            if not isinstance(self.summary, bool):
+                raise ValueError(f"summary must be true or false, is {self.summary!r}")
 
     options: Options
 
@@ -72,7 +76,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
         if not bool(np.isfinite(output).all()):
             raise ArithmeticError("the network gave values that are not finite")
         description = f"AI noise reduction ({self.algorithm.name} {self.algorithm.version}, strength {strength:g})"
-        return dn.Result(
+        result = dn.Result(
             images=(
                 dn.Image(
                     array=output,
@@ -85,6 +89,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
             quality={"strength": strength} | measure(image, output, series.padding),
             notes=(*notes, *warnings(series)),
         )
+        return ct_quality.with_summary(result, series) if self.options.summary else result
 
     def strength_for(self, series: dn.ImageSeries) -> tuple[float, tuple[str, ...]]:
         """The strength for ``series``, and a sentence where it is not the usual one."""

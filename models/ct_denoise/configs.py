@@ -106,7 +106,7 @@ _FAINT: Final = Phase(
     drawing=Drawing(faint=0.25, visible=0.5),
 )
 #: Gets trained weights used to another noise map.
-_REFINE: Final = replace(_FAINT, steps=3000, slices=4, per_slice=2, paired=3, rate=5e-4, warm_up=100, average=0.998)
+_REFINE: Final = replace(_FAINT, steps=1600, slices=3, per_slice=2, paired=2, rate=4e-4, warm_up=60, average=0.998)
 CONFIGS: Final = {
     "cpu": Config(phases=(Phase(steps=7000, pool=240), _FAINT)),
     "refine": Config(phases=(_REFINE,), noise_map="flattest", refines=True, seed=1),

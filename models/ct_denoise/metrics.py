@@ -95,7 +95,8 @@ def noise_spectrum(noise: Tensor, pixel_mm: float) -> tuple[NDArray[np.float64],
     ring = np.minimum((radius * pixel_mm * 2.0 * 40).astype(int), 40)
     counts = np.bincount(ring.ravel(), minlength=41)[:40]
     sums = np.bincount(ring.ravel(), weights=power.ravel(), minlength=41)[:40]
-    return (np.arange(40) + 0.5) / 80.0 / pixel_mm, sums / np.maximum(counts, 1)
+    frequency = ((np.arange(40) + 0.5) / 80.0 / pixel_mm).astype(np.float64)
+    return frequency, sums / np.maximum(counts, 1)
 
 
 def mean_frequency(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> float:
