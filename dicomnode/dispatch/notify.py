@@ -167,7 +167,8 @@ class Lane:
         """Why the order or the patient does not name this study alone."""
         order = digest("order", identity.accession_issuer, identity.accession_number)
         with self.database.write() as connection:
-            if instances.patients_of_study(connection, one.study_uid) > 1:
+            # What takes something back goes to whom that was told of, all the more then.
+            if one.kind is not Kind.RETRACTION and instances.patients_of_study(connection, one.study_uid) > 1:
                 return "the study carries several patient identities"
             if not one.order_key and notifications.order_elsewhere(connection, one, order):
                 return "its AccessionNumber belongs to another study too"

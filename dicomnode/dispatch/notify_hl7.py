@@ -153,7 +153,7 @@ def render(message: Message, hook: Hl7) -> str:
             7: _time(who.study_time), 18: _text(who.accession_number), 22: when, 24: "RAD", 25: final,
         },
     )  # fmt: skip
-    said = [RESEARCH, f"{one.algorithm} {one.version}", _CHANGES.get(one.kind, "")]
+    said = [RESEARCH, f"{one.algorithm} {one.version}", _CHANGES.get(one.kind, ""), one.content.get("reason", "")]
     for number, words in enumerate((words for words in said if words), 1):
         _fill(order.add_segment("NTE"), {1: str(number), 2: "L", 3: _text(words)})
     for number, fields in enumerate(_observations(one, final), 1):

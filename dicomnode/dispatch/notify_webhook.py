@@ -122,6 +122,7 @@ def render(message: Message) -> bytes:
         "study_instance_uid": one.study_uid,
         # A job of a whole study is filed under the study's UID and belongs to no one series.
         "series_instance_uid": one.series_uid if one.series_uid != one.study_uid else None,
+        "reason": one.content.get("reason"),
         "findings": [_finding(finding) for finding in one.content["findings"]],
         "retracted": [_finding(finding) for finding in one.content["retracted"]],
     }  # fmt: skip

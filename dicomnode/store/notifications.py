@@ -81,11 +81,8 @@ class Notification:
     @property
     def key(self) -> str:
         """Idempotency key: the same for every try, so that a receiver can tell a repetition."""
-        return _key(self.study_uid, self.algorithm, self.version, self.hook, self.sequence)
-
-
-def _key(study_uid: str, algorithm: str, version: str, hook: str, sequence: int) -> str:
-    return digest(study_uid, algorithm, version, hook, str(sequence))[:_KEY].upper()
+        whole = digest(self.study_uid, self.algorithm, self.version, self.hook, str(self.sequence))
+        return whole[:_KEY].upper()
 
 
 def _row(row: Row[Any]) -> Notification:
@@ -381,13 +378,14 @@ def die(connection: Connection, one: Notification, at: datetime, why: str) -> No
 
 
 def suppress(connection: Connection, one: Notification, at: datetime, why: str) -> None:
-    """pending -> suppressed, and with it what follows it in its chain."""
+    """pending -> suppressed, and with it what follows it in its chain, unless an earlier try may have arrived."""
     table = schema.notification
+    of_it = table.c.sequence >= one.sequence if one.attempt <= 1 else table.c.id == one.id
     connection.execute(
         update(table)
         .where(
             table.c.study_uid == one.study_uid, table.c.algorithm == one.algorithm, table.c.version == one.version,
-            table.c.hook == one.hook, table.c.sequence >= one.sequence, table.c.state == State.PENDING.value,
+            table.c.hook == one.hook, of_it, table.c.state == State.PENDING.value,
         )
         .values(state=State.SUPPRESSED.value, error=why[:2000])
     )  # fmt: skip

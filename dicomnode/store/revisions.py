@@ -11,6 +11,7 @@ from dicomnode.domain import JOB_MOVES, DeliveryState, JobState
 from dicomnode.store import deliveries, jobs, schema
 from dicomnode.store.events import note
 from dicomnode.store.jobs import Job
+from dicomnode.store.takeback import take_back
 
 
 def supersede(
@@ -62,7 +63,7 @@ def predecessor(connection: Connection, job: Job) -> Job | None:
 
 
 def withhold_study(connection: Connection, study_uid: str, at: datetime) -> None:
-    """Stop everything of a study that is not finished: its patient identity is in conflict."""
+    """Stop everything of a study that is not finished, and take back what was told: its identity is in conflict."""
     table = schema.job
     states = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.STORED.value, JobState.HELD.value]
     query = select(table).where(table.c.study_uid == study_uid, table.c.state.in_(states))
@@ -73,3 +74,4 @@ def withhold_study(connection: Connection, study_uid: str, at: datetime) -> None
         unsent = deliveries.cancel_unsent(connection, job.id, at)
         text = f"its study carries several patient identities; {unsent} unsent objects withheld"
         note(connection, at, "job_cancelled", text, series_uid=job.series_uid, job_id=job.id)
+    take_back(connection, study_uid, at)

@@ -25,7 +25,7 @@ from dicomnode import log
 from dicomnode.dispatch.notify import Notifier
 from dicomnode.errors import ConfigError
 from dicomnode.node import Node
-from dicomnode.store import events, notifications
+from dicomnode.store import events, instances, notifications, revisions
 from dicomnode.store.notifications import State
 from tests.conftest import REPOSITORY, missing_peer
 from tests.factories import NAMES
@@ -399,6 +399,22 @@ def test_a_study_with_two_patients_is_not_announced(web, receiver):
     web.end(ds, BLEED)
     web.drain()
     assert receiver.requests == [] and "several patient" in web.rows(ds)[0].error
+
+
+def test_a_second_patient_in_the_study_takes_back_what_the_first_was_told(web, receiver):
+    ds = web.receive()
+    web.end(ds, BLEED)
+    web.drain()
+    received(web.database, web.data, web.clock(), series="another", PatientID="SOMEBODY-ELSE", patient_key="q")
+    with web.database.write() as connection:
+        assert instances.patients_of_study(connection, ds.StudyInstanceUID) == 2
+        revisions.withhold_study(connection, str(ds.StudyInstanceUID), web.clock())
+    web.drain()
+    assert web.states(ds) == ["sent", "sent"]
+    told = receiver.bodies[1]
+    assert told["type"].endswith("retraction") and told["replaces"] == receiver.bodies[0]["id"]
+    assert told["patient"] == receiver.bodies[0]["patient"], "whom the first message named, not the other one"
+    assert "several patient identities" in told["reason"]
 
 
 def test_without_a_file_that_says_whose_it_is_nothing_is_sent(web, receiver):

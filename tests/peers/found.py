@@ -85,6 +85,7 @@ def received(database: Database, data: Path, at: datetime, *, missing: Sequence[
     charset = values.pop("charset", "ISO_IR 100")
     study = values.pop("study", "study")
     series = values.pop("series", "series")
+    patient_key = values.pop("patient_key", "p")
     (ds,) = ct_series(
         1, rows=4, columns=4, study=study, series=series, charset=charset, missing=missing, values={**SECRET, **values}
     )
@@ -94,7 +95,7 @@ def received(database: Database, data: Path, at: datetime, *, missing: Sequence[
     one = Instance(
         sop_instance_uid=ds.SOPInstanceUID, sop_class_uid=ds.SOPClassUID, transfer_syntax_uid="1",
         study_uid=ds.StudyInstanceUID, series_uid=ds.SeriesInstanceUID, path=path.name, size=path.stat().st_size,
-        received_at=at - timedelta(seconds=60), association_id=1, calling_ae="CT", patient_key="p",
+        received_at=at - timedelta(seconds=60), association_id=1, calling_ae="CT", patient_key=patient_key,
     )  # fmt: skip
     with database.write() as connection:
         instances.record(connection, [one])
