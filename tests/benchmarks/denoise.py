@@ -1,18 +1,23 @@
 """A CT series through the node with the denoising pipeline: seconds, peak memory, and BM3D on some of its slices.
 
-    python -m tests.benchmarks.denoise [--slices 300] [--size 512] [--threads 2] [--device cpu]
+    python -m tests.benchmarks.denoise [--slices 300] [--size 512] [--threads 2] [--device cpu] [--record FILE]
 
 The node runs as a subprocess; DCMTK's storescp stands for the PACS. BM3D (non-commercial licence, never a dependency)
 is timed in the same run where it is installed, on ``--bm3d`` slices, and extrapolated to the series.
+
+With ``--record`` what was measured is kept in FILE at once, and a run that was interrupted goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,27 +46,32 @@ def images(slices: int, size: int) -> np.ndarray:
 
 
 class Memory(threading.Thread):
-    """Watches the processes of one session: the highest sum of resident sets, and the highest single one [MB]."""
+    """Watches one session: the highest sum of resident sets, the highest single one [MB], and CPU time spent [s]."""
 
     def __init__(self, session: int) -> None:
         super().__init__(daemon=True)
         self.session, self.together, self.single = session, 0.0, 0.0
+        self.begun_s, self.ended_s = float("inf"), 0.0
         self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.1):
-            sizes = []
+            sizes, ticks = [], 0
             for folder in Path("/proc").glob("[0-9]*"):
                 try:
                     fields = (folder / "stat").read_text().rpartition(")")[2].split()
                     if int(fields[3]) == self.session:
                         sizes.append(int(fields[21]) * 4096 / 1e6)
+                        ticks += int(fields[11]) + int(fields[12])
                 except (OSError, ValueError):
                     continue
+            seconds = ticks / os.sysconf("SC_CLK_TCK")
+            self.begun_s, self.ended_s = min(self.begun_s, seconds), max(self.ended_s, seconds)
             self.together, self.single = max(self.together, sum(sizes)), max([self.single, *sizes])
 
 
-def through_the_node(array: np.ndarray, folder: Path, threads: int, device: str) -> None:
+def through_the_node(array: np.ndarray, folder: Path, threads: int, device: str, limit_s: float) -> dict[str, float]:
+    """Seconds and memory of one series from its first image sent to its last result accepted."""
     made = factories.ct_series(n=len(array), rows=array.shape[1], columns=array.shape[2], hu=array)
     uid = str(made[0].SeriesInstanceUID)
     with Pacs(folder / "count", ae_title="COUNT") as counter, storescp(folder / "pacs") as port:
@@ -86,15 +96,52 @@ def through_the_node(array: np.ndarray, folder: Path, threads: int, device: str)
             outcomes = send_files(here, "CT1", paths)
             assert not [one.problem for one in outcomes if one.problem]
             sent = time.monotonic()
-            job = node.wait_closed(uid, limit_s=900)[0]
+            job = node.wait_closed(uid, limit_s=limit_s)[0]
             closed = time.monotonic()
             memory.done.set()
-    for name in ("seconds_reading", "seconds_computing", "seconds_writing"):
-        print(f"  {name:48} {job.quality[name]:8.1f} s")
-    print(f"  {'first image sent -> last acknowledged':48} {sent - begun:8.1f} s")
-    print(f"  {'last acknowledged -> last object accepted':48} {closed - sent:8.1f} s")
-    print(f"  {'peak memory, largest process':48} {memory.single:8.0f} MB")
-    print(f"  {'peak memory, all processes (shared pages counted)':48} {memory.together:8.0f} MB")
+    found = {
+        "first image sent -> last acknowledged [s]": sent - begun,
+        "last acknowledged -> last object accepted [s]": closed - sent,
+        "CPU time of all the node's processes [s]": memory.ended_s - memory.begun_s,
+        "peak memory, largest process [MB]": memory.single,
+        "peak memory, all processes, shared pages counted [MB]": memory.together,
+    }
+    parts = ("seconds_reading", "seconds_computing", "seconds_writing")
+    return {f"job: {name.replace('_', ' ')}": job.quality[name] for name in parts} | found
+
+
+class Record:
+    """What was measured, in a file if there is one, so that nothing is measured twice."""
+
+    def __init__(self, file: Path | None, run: dict[str, Any]) -> None:
+        self.file, self.kept = file, {"run": run}
+        if file is not None and file.exists():
+            self.kept = json.loads(file.read_text())
+            if self.kept["run"] != run:
+                raise SystemExit(f"{file} is of another run ({self.kept['run']}): remove it or name another")
+
+    def keep(self, name: str, value: object) -> None:
+        """Write ``value`` down."""
+        self.kept[name] = value
+        if self.file is not None:
+            self.file.write_text(json.dumps(self.kept, indent=1) + "\n")
+
+
+def time_bm3d(array: np.ndarray, count: int, record: Record) -> None:
+    """Wall and CPU seconds of BM3D on the first ``count`` slices, each kept as soon as it is known."""
+    method = baselines.bm3d_method(None)
+    if method is None:
+        print("  BM3D is not installed")
+        return
+    times = record.kept.get("bm3d", [])
+    for plane in array[len(times) : count]:
+        begun, worked = time.monotonic(), time.process_time()
+        method(torch.from_numpy(plane), 15.0)
+        times = [*times, [time.monotonic() - begun, time.process_time() - worked]]
+        record.keep("bm3d", times)
+    wall, cpu = (float(np.mean([one[part] for one in times])) for part in (0, 1))
+    print(f"  BM3D, per slice ({len(times)} measured): {wall:.1f} s, {cpu:.1f} CPU-s")
+    print(f"  BM3D, extrapolated to the series: {wall * len(array):.0f} s, {cpu * len(array):.0f} CPU-s")
 
 
 def main() -> None:
@@ -104,24 +151,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="rows and columns")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
-    parser.add_argument("--bm3d", type=int, default=2, help="slices that BM3D is timed on")
+    parser.add_argument("--bm3d", type=int, default=6, help="slices that BM3D is timed on")
+    parser.add_argument("--limit", type=float, default=1800.0, help="longest wait for the node [s]")
+    parser.add_argument("--record", type=Path, help="file to keep what was measured in, and to go on from")
     arguments = parser.parse_args()
+    run = {name: getattr(arguments, name) for name in ("slices", "size", "threads", "device")}
+    record = Record(arguments.record, run)
     array = images(arguments.slices, arguments.size)
+    load = os.getloadavg()[0]
     print(f"{arguments.slices} slices of {arguments.size} x {arguments.size}, {arguments.threads} threads:")
-    with tempfile.TemporaryDirectory() as name:
-        through_the_node(array, Path(name), arguments.threads, arguments.device)
-    method = baselines.bm3d_method(None)
-    if method is None:
-        print("  BM3D is not installed")
-        return
-    begun, worked = time.monotonic(), time.process_time()
-    for plane in array[: arguments.bm3d]:
-        method(torch.from_numpy(plane), 15.0)
-    wall, cpu = (
-        (now - then) / arguments.bm3d for now, then in ((time.monotonic(), begun), (time.process_time(), worked))
-    )
-    print(f"  BM3D, per slice ({arguments.bm3d} measured): {wall:.1f} s, {cpu:.1f} CPU-s")
-    print(f"  BM3D, extrapolated to the series: {wall * arguments.slices:.0f} s, {cpu * arguments.slices:.0f} CPU-s")
+    if "node" not in record.kept:
+        with tempfile.TemporaryDirectory() as name:
+            found = through_the_node(array, Path(name), arguments.threads, arguments.device, arguments.limit)
+        record.keep("node", found | {"load average of the machine before": load})
+    for name, value in record.kept["node"].items():
+        print(f"  {name:56} {value:8.1f}")
+    time_bm3d(array, arguments.bm3d, record)
 
 
 if __name__ == "__main__":

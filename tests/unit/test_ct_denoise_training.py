@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.ct_denoise import baselines, bench, bundle, evaluate, losses, metrics, net, noise, simulate, train
+from models.ct_denoise import baselines, bench, bundle, cases, evaluate, losses, metrics, net, noise, simulate, train
 from models.ct_denoise.data import Drawing, Pool
 from models.ct_denoise.projection import KERNELS
 
@@ -283,6 +283,33 @@ def test_every_baseline_lowers_noise_on_a_flat_image_and_keeps_its_mean(method):
     output = method(image, 15.0)
     assert float(output.std()) < 0.7 * float(image.std())
     assert float(output.mean()) == pytest.approx(40.0, abs=1.0)
+
+
+def test_rows_of_other_methods_are_taken_over_on_equal_cases_and_only_there(tmp_path, monkeypatch):
+    weights = net.build("denoise_unet", {"widths": [8, 8, 8], "blocks": 1})
+    item = simulate.simulate_slice(simulate.EVALUATION_SEED + 5000, 160)
+    case = cases.Case(
+        group="synthetic", clean=item.clean, noisy=item.clean + item.noise[0], noise=item.noise[1:], sigma_hu=20.0
+    )
+    asked = []
+    monkeypatch.setattr(
+        evaluate,
+        "methods",
+        lambda *_: {
+            name: lambda image, _sigma, n=name: asked.append(n) or image for name in ("identity", "theirs", "ours")
+        },
+    )
+    first = evaluate.compare(weights, [case], tmp_path, False)
+    marked = [row | {"psnr_db": 99.0} if row["method"] == "theirs" else row for row in first]
+    asked.clear()
+    again = evaluate.compare(weights, [case], tmp_path, False, marked)
+    assert asked == ["identity", "ours"]
+    assert {row["method"]: row["psnr_db"] == 99.0 for row in again} == {
+        "identity": False, "theirs": True, "ours": False,
+    }  # fmt: skip
+    other = replace(case, noisy=case.clean + item.noise[1])
+    with pytest.raises(SystemExit, match="not those of the earlier run"):
+        evaluate.compare(weights, [other], tmp_path, False, marked)
 
 
 def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
