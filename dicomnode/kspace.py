@@ -224,5 +224,9 @@ class Reconstruction:
     learned: bool
     #: Stored value = array * scale: one factor for the whole series, fixed before its first plane is given out.
     scale: float
-    #: Value 3 of ImageType: M(agnitude), P(hase), R(eal), I(maginary).
+    #: Value 3 of ImageType: M(agnitude), P(hase) [rad], R(eal), I(maginary).
     component: str = "M"
+    #: Values are signal over noise, in standard deviations of the noise of one component (real or imaginary).
+    snr: bool = False
+    #: KSpaceFiltering (PS3.3 C.8.13.1): NONE, HAMMING, TUKEY, ...
+    filtering: str = "NONE"

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import ReconstructedPlane, Reconstruction
 
 #: What writing a position as DS may cost [mm]; a radiologist's tolerance is a hundred times that.
-_POSITION_MM: Final = 1e-6
-_COSINE: Final = 1e-9
+POSITION_MM: Final = 1e-6
+COSINE: Final = 1e-9
 #: Has no place in MR Image Storage, or would say something that is not so.
 _FORBIDDEN: Final = ("RescaleSlope", "RescaleIntercept", "SourceImageSequence", "AcquisitionDate", "AcquisitionTime")
 
@@ -36,11 +37,11 @@ def _geometry(ds: Dataset, plane: ReconstructedPlane, made: Reconstruction) -> I
         read = np.asarray([float(str(value)) for value in ds[keyword].value])
         return bool(np.abs(read - np.asarray(wanted)).max() > limit)
 
-    if off("ImagePositionPatient", plane.position, _POSITION_MM):
+    if off("ImagePositionPatient", plane.position, POSITION_MM):
         yield "ImagePositionPatient is not the plane's"
-    if off("ImageOrientationPatient", plane.orientation, _COSINE):
+    if off("ImageOrientationPatient", plane.orientation, COSINE):
         yield "ImageOrientationPatient is not the plane's"
-    if off("PixelSpacing", made.pixel_spacing, _POSITION_MM):
+    if off("PixelSpacing", made.pixel_spacing, POSITION_MM):
         yield "PixelSpacing is not the reconstruction's"
     if not ds.get("FrameOfReferenceUID") or not ds.get("PatientPosition"):
         yield "FrameOfReferenceUID or PatientPosition is absent"
@@ -53,10 +54,16 @@ def _pixels(ds: Dataset, plane: ReconstructedPlane, made: Reconstruction) -> Ite
     kind = "<i2" if ds.PixelRepresentation else "<u2"
     stored = np.frombuffer(ds.PixelData, kind).reshape(plane.array.shape)
     slope = float(ds.RealWorldValueMappingSequence[0].RealWorldValueSlope)
-    inside = (stored > np.iinfo(kind).min) & (stored < np.iinfo(kind).max)
+    yield from pixel_faults(stored, plane, slope, made.component)
+
+
+def pixel_faults(stored: NDArray[np.integer], plane: ReconstructedPlane, slope: float, component: str) -> Iterator[str]:
+    """What is wrong with the ``stored`` values of ``plane``, of which ``slope`` makes values again."""
+    kind = np.iinfo(stored.dtype)
+    inside = (stored > kind.min) & (stored < kind.max)
     if (np.abs(stored * slope - plane.array)[inside] > 0.501 * slope + 1e-6 * np.abs(plane.array[inside])).any():
         yield "stored values and RealWorldValueMappingSequence do not give the plane back"
-    if made.component == "M" and plane.array.max() > 0 and not stored.any():
+    if component == "M" and plane.array.max() > 0 and not stored.any():
         yield "every stored value is 0: the scale is too small"
 
 

@@ -18,6 +18,17 @@ from pydicom import Dataset
 _UNREADABLE: Final = ("functional-groups", "sr-document-content")
 #: Modules that the standard makes conditional, and that hold for everything the node writes of an IOD.
 _ALWAYS: Final = {"segmentation": ("frame-of-reference", "common-instance-reference")}
+#: Standard Extended SOP Classes (PS3.2): attributes beyond the IOD, which say what functional groups have no place for
+#: unless everything beside it is known too (`encode.enhanced_mr`).
+_EXTENDED: Final = {
+    "1.2.840.10008.5.1.4.1.1.4.1": (
+        "RepetitionTime",
+        "InversionTime",
+        "FlipAngle",
+        "EchoTrainLength",
+        "ImagingFrequency",
+    )
+}
 #: Type 1 before type 2: the stricter one holds where modules differ.
 _REQUIRED: Final = ("1", "2")
 
@@ -52,7 +63,8 @@ def allowed(sop_class: str) -> frozenset[str]:
     """Keywords that some module of ``sop_class`` has at the top level."""
     attributes = tables.get_module_attribute_map()
     found = (attributes.get(module["key"], ()) for module in _modules(sop_class) or ())
-    return frozenset(item["keyword"] for module in found for item in module if not item["path"])
+    known = (item["keyword"] for module in found for item in module if not item["path"])
+    return frozenset((*known, *_EXTENDED.get(sop_class, ())))
 
 
 def missing(ds: Dataset, source: Dataset | None = None) -> Iterator[str]:

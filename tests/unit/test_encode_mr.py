@@ -13,7 +13,8 @@ from pydicom import Dataset, dcmread
 
 from dicomnode import pipeline as dn
 from dicomnode.dicom import RAW_DATA_STORAGE
-from dicomnode.encode.mr import encode_reconstruction, stored_values
+from dicomnode.encode.mr import encode_reconstruction
+from dicomnode.encode.mr_series import stored_values
 from dicomnode.errors import EncodingError, ResultInvalid, UnreadableRawData, Unsuitable
 from dicomnode.execute.contract import check_result
 from dicomnode.execute.executor import PipelineSpec, Request

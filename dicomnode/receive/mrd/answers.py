@@ -9,7 +9,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd.constants import DATATYPE_SHORT, DATATYPE_USHORT, IMTYPE_IMAG, IMTYPE_MAGNITUDE, IMTYPE_PHASE, IMTYPE_REAL
 
-from dicomnode.encode.mr import stored_values
+from dicomnode.encode.mr_series import stored_values
 from dicomnode.pipeline import ReconstructedPlane, Reconstruction
 from dicomnode.volumes import wire
 
