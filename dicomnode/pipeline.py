@@ -52,6 +52,7 @@ __all__ = [
     "KSpaceHeader",
     "KeyPlane",
     "Measurement",
+    "ParametricMap",
     "Pipeline",
     "Presence",
     "Readout",
@@ -206,6 +207,28 @@ class Segmentation:
     label: str = "AI segmentation"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ParametricMap:
+    """A number for every voxel of the input, for example a network's output; written where a destination asks for it.
+
+    Of a `CineSeries` it lies on one phase, as a `Segmentation` does.
+    """
+
+    #: Finite float32, same shape as the input (as one phase of it), axes (slice, row, column).
+    values: NDArray[np.float32]
+    #: What the values are, for example ``Code("score", "99SITE", "Score of the network")``.
+    quantity: Code
+    #: UCUM.
+    unit: Code
+    #: Least and greatest value that viewers should tell apart.
+    shown: tuple[float, float] = (0.0, 1.0)
+    phase: int | None = None
+    #: Part of the identity of the object (deterministic UIDs).
+    role: str = "map"
+    #: SeriesDescription, for example ``AI hemorrhage score`` (the node appends ``, RUO``).
+    label: str = "AI map"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """A number with a coded name and a UCUM unit."""
@@ -268,6 +291,7 @@ class Result:
     #: Series computed from `KSpace`; from other inputs there are none.
     reconstructions: tuple[Reconstruction, ...] = ()
     segmentations: tuple[Segmentation, ...] = ()
+    parametric_maps: tuple[ParametricMap, ...] = ()
     findings: tuple[Finding, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     key_planes: tuple[KeyPlane, ...] = ()

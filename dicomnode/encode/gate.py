@@ -18,7 +18,10 @@ from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
 
 from dicomnode.dicom import valid_uid
+from dicomnode.encode.cine import counted_through
 from dicomnode.encode.common import MAX_LO, strict
+from dicomnode.encode.gate_pm import MAPS, map_faults
+from dicomnode.encode.gate_pr import PRESENTATIONS, presentation_faults
 from dicomnode.encode.gate_seg import SEGMENTATIONS, seg_faults
 from dicomnode.encode.gate_sr import KEY_OBJECTS, REPORTS, key_object_faults, report_faults
 from dicomnode.encode.gate_tables import missing
@@ -151,6 +154,10 @@ def _own_faults(ds: Dataset, source: Source | RawSource, result: Result, targets
     """What only objects of this kind can do wrong."""
     if ds.SOPClassUID in SEGMENTATIONS and not isinstance(source, RawSource):
         yield from seg_faults(ds, source, result)
+    elif ds.SOPClassUID in MAPS and not isinstance(source, RawSource):
+        yield from map_faults(ds, source, result)
+    elif ds.SOPClassUID in PRESENTATIONS and not isinstance(source, RawSource):
+        yield from presentation_faults(ds, source, counted_through(source, result))
     elif ds.SOPClassUID in REPORTS:
         yield from report_faults(ds, {uid: (target.rows, target.columns) for uid, target in targets.items()})
     elif ds.SOPClassUID == KEY_OBJECTS:

@@ -46,7 +46,7 @@ def encode_marks(
     """
     groups = [
         _group(source, result, context, segmentation, segment, plane, mask)
-        for segmentation, segment, plane, mask in _marked(result)
+        for segmentation, segment, plane, mask in marked(result)
     ]
     if not groups:
         return None
@@ -62,7 +62,7 @@ def encode_marks(
     )
 
 
-def _marked(result: Result) -> Iterator[tuple[Segmentation, Segment, int, NDArray[np.bool_]]]:
+def marked(result: Result) -> Iterator[tuple[Segmentation, Segment, int, NDArray[np.bool_]]]:
     """What is outlined on which plane, in plane order, each once."""
     wanted: dict[int, set[str]] = {}
     everything = {segment.key for segmentation in result.segmentations for segment in segmentation.segments}

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from pydicom.multival import MultiValue
 
 from dicomnode.encode.sheet import FAINT, TEXT, Sheet
 from dicomnode.encode.source import CineSource, Source
+from dicomnode.encode.window import window
 from dicomnode.pipeline import KeyPlane, Result, Segment
 
 #: Most planes on a page; the rest is named in words.
@@ -24,8 +24,6 @@ _OVERVIEW: Final = 4
 _COLUMNS: Final = {1: 1, 2: 2, 3: 2, 4: 2, 5: 3, 6: 3}
 #: Outlines differ in their dashes too, so that they are told apart without colours [points].
 DASHES: Final[tuple[tuple[float, ...], ...]] = ((), (6, 1.6), (1.6, 1.2), (7, 1.5, 1.6, 1.5), (3.2, 1.4), (9, 2))
-#: Values shown where neither the result nor the header has a window [percentile].
-_PERCENTILES: Final = (1.0, 99.5)
 #: A direction is named by a second letter from this cosine on: 15 degrees off an axis.
 _OBLIQUE: Final = math.sin(math.radians(15))
 #: Positive and negative end of each axis of the patient (PS3.3 C.7.6.1.1.1): LPS, and head, foot.
@@ -118,33 +116,6 @@ def _count(source: Source, plane: int) -> str:
         return f"{plane + 1} of {len(source.planes)}"
     phase, index = divmod(plane, source.slices)
     return f"{index + 1} of {source.slices}, phase {phase + 1} of {len(source.planes) // source.slices}"
-
-
-def window(source: Source, result: Result, plane: int) -> tuple[float, float]:
-    """Least and greatest value that are told apart: the result's window, else the source's own, else most values."""
-    chosen = result.window or _own_window(source, plane)
-    if chosen is None:
-        values = source.images.array[plane][~source.images.padding[plane]]
-        if values.size == 0:
-            return 0.0, 1.0
-        low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
-        return low, max(high, low + 1e-6)
-    center, width = chosen
-    return center - width / 2, center + width / 2
-
-
-def _own_window(source: Source, plane: int) -> tuple[float, float] | None:
-    header = source.headers[source.planes[plane].header]
-    found = []
-    for keyword in ("WindowCenter", "WindowWidth"):
-        value = header.get(keyword)
-        first = value[0] if isinstance(value, MultiValue | list) and value else value
-        try:
-            found.append(float(first))
-        except (TypeError, ValueError):
-            return None
-    center, width = found
-    return (center, width) if math.isfinite(center) and math.isfinite(width) and width > 0 else None
 
 
 class Planes:

@@ -6,7 +6,6 @@ ones (`outputs.md` 0.2), and what it rounds, draws at random or leaves out is se
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import numpy as np
@@ -14,18 +13,17 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.seg import Segmentation as HighdicomSegmentation
-from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.sr.coding import Code
-from pydicom.tag import Tag
 
 from dicomnode.dicom import MANUFACTURER, derive_uid
 from dicomnode.encode.common import MAX_LO, code_item, cut
 from dicomnode.encode.envelope import envelop
-from dicomnode.encode.identity import EncodeContext, require_identity
+from dicomnode.encode.identity import EncodeContext
+from dicomnode.encode.multiframe import content_label, in_frame_order, require_frame_of_reference, settle
 from dicomnode.encode.source import Source
-from dicomnode.encode.stand_ins import StandIns, group_of, referenced_series, stand_ins
+from dicomnode.encode.stand_ins import stand_ins
 from dicomnode.encode.tracking import tracking_id, tracking_uid
 from dicomnode.errors import EncodingError
 from dicomnode.pipeline import Segment, Segmentation
@@ -34,9 +32,6 @@ from dicomnode.pipeline import Segment, Segmentation
 ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence")
 #: What the LABELMAP flavour adds to a role: both flavours of one result may reach the same archive.
 LABELMAP_SUFFIX: Final = "-labelmap"
-#: Longest CS.
-_MAX_CS: Final = 16
-_IMAGE_POSITION: Final = Tag("ImagePositionPatient")
 
 
 def encode_segmentation(
@@ -61,13 +56,13 @@ def encode_segmentation(
         The labels do not fit the source or the segments, nothing is segmented (a negative has no SEG), or the source
         has no frame of reference or an identity that cannot be repeated.
     """
-    _require_frame_of_reference(source, context)
+    require_frame_of_reference(source, context)
     _require_fit(source, segmentation)
     role = segmentation.role + (LABELMAP_SUFFIX if labelmap else "")
     given = stand_ins(source)
     built = HighdicomSegmentation(
         source_images=list(given.headers),
-        pixel_array=_in_frame_order(source, segmentation.labels),
+        pixel_array=in_frame_order(source, segmentation.labels),
         segmentation_type=SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(number, segment, segmentation.role, context)
@@ -81,31 +76,17 @@ def encode_segmentation(
         manufacturer_model_name=context.algorithm.name,
         software_versions=context.algorithm.version,
         device_serial_number=context.device_serial,
-        content_label=_content_label(segmentation.label),
+        content_label=content_label(segmentation.label, "SEGMENTATION"),
         content_description=cut(segmentation.label, MAX_LO),
         specific_character_set="ISO_IR 192",
     )
     # A plain data set: highdicom's own class carries a database of frames, and says so in nothing that is written.
     ds = Dataset()
     ds.update(built)
-    _settle(ds, source, given, derive_uid(context.job_key, role + context.variant, "dimensions"))
+    settle(ds, source, given, derive_uid(context.job_key, role + context.variant, "dimensions"))
+    size = (int(ds.NumberOfFrames) * ds.Rows * ds.Columns * ds.BitsAllocated + 7) // 8
+    ds["PixelData"] = DataElement(0x7FE00010, "OB", ds.PixelData[:size] + b"\0" * (size % 2))
     return envelop(ds, source, context, role=role, series_number=series_number, description=segmentation.label)
-
-
-def _require_frame_of_reference(source: Source, context: EncodeContext) -> None:
-    first = source.headers[0]
-    if not first.get("FrameOfReferenceUID"):
-        raise EncodingError(
-            f"series {first.SeriesInstanceUID} has no FrameOfReferenceUID: no segmentation can be laid over it "
-            "(reports and pictures can still be made)"
-        )
-    for header in source.headers:
-        require_identity(header, context)
-        if header.FrameOfReferenceUID != first.FrameOfReferenceUID:
-            raise EncodingError(
-                f"FrameOfReferenceUID differs between {first.SOPInstanceUID} and {header.SOPInstanceUID}: no "
-                "segmentation can be laid over both"
-            )
 
 
 def _require_fit(source: Source, segmentation: Segmentation) -> None:
@@ -154,53 +135,3 @@ def _description(number: int, segment: Segment, role: str, context: EncodeContex
     if segment.site is not None and segment.site.laterality is not None:
         item.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [code_item(segment.site.laterality)]
     return item
-
-
-def _content_label(label: str) -> str:
-    """``label`` in the characters of a CS."""
-    words = re.sub(r"[^A-Z0-9 _]+", " ", label.upper()).split()
-    return cut(" ".join(words), _MAX_CS) or "SEGMENTATION"
-
-
-def _in_frame_order(source: Source, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels in the order of what highdicom takes them for: of the headers, or of the frames of the one instance."""
-    if not source.planes[0].frame or len(source.headers) > 1:
-        return labels
-    order = np.argsort([plane.frame for plane in source.planes])
-    return labels[order]
-
-
-def _settle(ds: Dataset, source: Source, given: StandIns, organization: str) -> None:
-    """Set again what highdicom rounded, drew at random or padded, and name the source for what stood in for it."""
-    for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organization
-    ds.ContentCreatorName = None  # nobody's name: type 2
-    _settle_shared(ds.SharedFunctionalGroupsSequence[0], source)
-    positions = {}
-    for plane in source.planes:
-        header = source.headers[plane.header]
-        item = group_of(header, plane.frame, "PlanePositionSequence") if plane.frame else header
-        positions[str(header.SOPInstanceUID), plane.frame] = item.ImagePositionPatient
-    images = [frame.DerivationImageSequence[0].SourceImageSequence[0] for frame in ds.PerFrameFunctionalGroupsSequence]
-    named = [(str(image.ReferencedSOPInstanceUID), int(image.get("ReferencedFrameNumber") or 0)) for image in images]
-    for frame, image, stood_in in zip(ds.PerFrameFunctionalGroupsSequence, images, named, strict=True):
-        origin = given.origins[stood_in]
-        if origin != stood_in:  # frames of one plane share the item
-            image.ReferencedSOPInstanceUID, image.ReferencedFrameNumber = origin[0], str(origin[1])
-        frame.PlanePositionSequence[0][_IMAGE_POSITION] = DataElement(_IMAGE_POSITION, "DS", positions[origin])
-    if given.series:
-        ds.ReferencedSeriesSequence = referenced_series(source)
-    size = (int(ds.NumberOfFrames) * ds.Rows * ds.Columns * ds.BitsAllocated + 7) // 8
-    ds["PixelData"] = DataElement(0x7FE00010, "OB", ds.PixelData[:size] + b"\0" * (size % 2))
-
-
-def _settle_shared(shared: Dataset, source: Source) -> None:
-    """Orientation and pixel measures in the source's own digits."""
-    header, frame = source.headers[0], source.planes[0].frame
-    orientation = group_of(header, frame, "PlaneOrientationSequence") if frame else header
-    shared.PlaneOrientationSequence[0]["ImageOrientationPatient"] = orientation["ImageOrientationPatient"]
-    measures = group_of(header, frame, "PixelMeasuresSequence") if frame else header
-    written = shared.PixelMeasuresSequence[0]
-    for keyword in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"):
-        if measures.get(keyword) not in (None, ""):
-            written[keyword] = measures[keyword]

@@ -9,7 +9,17 @@ import numpy as np
 
 from dicomnode.errors import ResultInvalid
 from dicomnode.execute.contract_kspace import reconstruction_faults
-from dicomnode.pipeline import CineSeries, Finding, Image, ImageSeries, KSpace, Measurement, Result, Segmentation
+from dicomnode.pipeline import (
+    CineSeries,
+    Finding,
+    Image,
+    ImageSeries,
+    KSpace,
+    Measurement,
+    ParametricMap,
+    Result,
+    Segmentation,
+)
 
 #: Longest LO (PS3.5 6.2): labels and descriptions end there.
 _MAX_LO = 64
@@ -35,6 +45,8 @@ def _series_faults(result: Result, series: ImageSeries | CineSeries) -> list[str
         faults += _image(image, series)
     for segmentation in result.segmentations:
         faults += _segmentation(segmentation, series)
+    for one in result.parametric_maps:
+        faults += _parametric_map(one, series)
     keys = [segment.key for segmentation in result.segmentations for segment in segmentation.segments]
     if len(set(keys)) != len(keys):
         faults.append(f"two segments have the key {max(set(keys), key=keys.count)!r}")
@@ -47,7 +59,7 @@ def _series_faults(result: Result, series: ImageSeries | CineSeries) -> list[str
             faults.append(f"key plane {key_plane.plane} of {len(series.positions)} planes")
         faults += _phase(key_plane.phase, series, f"key plane {key_plane.plane}")
         faults += [f"key plane names the unknown segment {key!r}" for key in key_plane.segments if key not in keys]
-    if not (result.images or result.reported):
+    if not (result.images or result.reported or result.parametric_maps):
         faults.append("it says nothing: report a finding as absent or undetermined, or raise Unsuitable")
     if result.reconstructions:
         faults.append("it has reconstructions, and its input was no k-space")
@@ -56,14 +68,14 @@ def _series_faults(result: Result, series: ImageSeries | CineSeries) -> list[str
 
 def _roles(result: Result) -> Iterator[str]:
     roles = [*(one.role for one in result.images), *(one.role for one in result.reconstructions)]
-    roles += [one.role for one in result.segmentations]
+    roles += [*(one.role for one in result.segmentations), *(one.role for one in result.parametric_maps)]
     if len(set(roles)) != len(roles):
-        yield f"two images, reconstructions or segmentations have the role {max(set(roles), key=roles.count)!r}"
+        yield f"two images, reconstructions, segmentations or maps have the role {max(set(roles), key=roles.count)!r}"
     yield from (f"the role {role!r} is taken by the node" for role in roles if role in _RESERVED)
 
 
 #: Roles of objects that the node makes by itself.
-_RESERVED = frozenset({"report", "values", "marks", "key-images", "summary"})
+_RESERVED = frozenset({"report", "values", "marks", "key-images", "summary", "presentation"})
 
 
 def _window(result: Result) -> Iterator[str]:
@@ -116,6 +128,20 @@ def _segmentation(segmentation: Segmentation, series: ImageSeries | CineSeries) 
             yield f"segment {segment.key!r} needs a key, and a label of 1 to {_MAX_LO} characters"
         if not all(0 <= part <= 255 for part in segment.colour):
             yield f"colour of segment {segment.key!r} is {segment.colour}, not sRGB 0..255"
+
+
+def _parametric_map(one: ParametricMap, series: ImageSeries | CineSeries) -> Iterator[str]:
+    name, shape = f"parametric map {one.role!r}", series.array.shape[-3:]
+    yield from _phase(one.phase, series, name)
+    if one.values.shape != shape or one.values.dtype != np.float32:
+        yield f"{name} is {one.values.dtype} {one.values.shape}, the series is {shape} and maps are float32"
+    elif not np.isfinite(one.values).all():
+        yield f"{name} holds values that are not finite"
+    low, high = one.shown
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        yield f"{name} shows values from {low} to {high}: both are finite, and the second is greater"
+    if not 0 < len(one.label) <= _MAX_LO or not one.role:
+        yield f"{name} needs a role, and a label of 1 to {_MAX_LO} characters"
 
 
 def _measurement(measurement: Measurement, keys: list[str]) -> Iterator[str]:

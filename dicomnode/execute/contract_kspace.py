@@ -24,7 +24,7 @@ _TOLD: Final = 5
 
 def reconstruction_faults(result: Result) -> Iterator[str]:
     """Everything in ``result`` that breaks the contract of results from k-space."""
-    if result.images or result.reported or result.key_planes:
+    if result.images or result.reported or result.key_planes or result.parametric_maps:
         yield "its input was k-space, from which only reconstructions can be written"
     if not result.reconstructions:
         yield "it has no reconstruction: raise Unsuitable with the reason instead"
