@@ -243,6 +243,14 @@ class Flavour(StrEnum):
     BINARY = "binary"
     #: LABELMAP segmentation, and the objects that refer to it.
     LABELMAP = "labelmap"
+    #: Images from k-space, one object a plane.
+    SINGLE = "single"
+    #: The same as one multi-frame object a series.
+    ENHANCED = "enhanced"
+
+
+#: What a destination is sent that refuses a flavour.
+FALLS_BACK_TO: Final = {Flavour.LABELMAP: Flavour.BINARY, Flavour.ENHANCED: Flavour.SINGLE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -284,6 +284,8 @@ class Destination(_Model):
     objects: list[ObjectKind] = Field(list(ObjectKind), min_length=1)
     #: How segmentations are encoded for it; where label maps are refused, binary ones go instead.
     segmentation: Literal["binary", "labelmap"] = "binary"
+    #: Images from k-space: one object a plane, or Enhanced MR; where that is refused, single ones go instead.
+    reconstructions: Literal["single", "enhanced"] = "single"
     #: Character set it can read; text that does not fit is never sent garbled.
     character_set: CharacterSet = "ISO_IR 192"
     #: How uncompressed objects are encoded for it if it takes them so.
@@ -291,7 +293,7 @@ class Destination(_Model):
 
     def takes(self, kind: ObjectKind, flavour: Flavour) -> bool:
         """Whether an object is for this destination."""
-        return kind in self.objects and flavour in (Flavour.ANY, self.segmentation)
+        return kind in self.objects and flavour in (Flavour.ANY, self.segmentation, self.reconstructions)
 
 
 class Retention(_Model):

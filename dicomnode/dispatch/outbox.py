@@ -30,7 +30,7 @@ from dicomnode.dispatch import contexts, files, scu
 from dicomnode.dispatch.convert import Encoding
 from dicomnode.dispatch.files import File
 from dicomnode.dispatch.scu import Outcome
-from dicomnode.domain import Flavour, ObjectKind
+from dicomnode.domain import FALLS_BACK_TO, Flavour, ObjectKind
 from dicomnode.errors import ContextNotAccepted, DispatchError, StoreRefused
 from dicomnode.rounds import Rounds
 from dicomnode.store import deliveries
@@ -272,8 +272,8 @@ class Lane:
     def _not_taken(self, delivery: Delivery, error: DispatchError) -> None:
         """Find out what else can be done about an object that this destination will never take."""
         if isinstance(error, ContextNotAccepted):
-            refused_map = delivery.flavour is Flavour.LABELMAP and delivery.kind is ObjectKind.SEGMENTATION
-            if self._withdrawn(delivery) or (refused_map and self._fall_back(delivery, error)):
+            refused = delivery.flavour in FALLS_BACK_TO and delivery.kind in (ObjectKind.SEGMENTATION, ObjectKind.IMAGE)
+            if self._withdrawn(delivery) or (refused and self._fall_back(delivery, error)):
                 return
             if delivery.kind in _DISPENSABLE:
                 with self.database.write() as connection:
@@ -283,15 +283,20 @@ class Lane:
         self._kill(delivery, error)
 
     def _withdrawn(self, delivery: Delivery) -> bool:
-        """Whether its row was cancelled meanwhile, because the label map of its job was refused."""
-        return delivery.flavour is Flavour.LABELMAP and delivery.job_id in self._fallen_back
+        """Whether its row was cancelled meanwhile, because the flavour was refused in which its job was sent first."""
+        return delivery.flavour in FALLS_BACK_TO and delivery.job_id in self._fallen_back
 
     def _fall_back(self, delivery: Delivery, error: DispatchError) -> bool:
         with self.database.write() as connection:
             done = deliveries.fall_back(connection, delivery, self.destination.objects, self.clock(), str(error))
         if done:
             self._fallen_back.add(delivery.job_id)
-            self._log("warning", "Binary segmentation instead", "segmentation_fell_back", delivery, error=str(error))
+            if delivery.flavour is Flavour.ENHANCED:
+                self._log("warning", "Single frames instead", "reconstruction_fell_back", delivery, error=str(error))
+            else:
+                self._log(
+                    "warning", "Binary segmentation instead", "segmentation_fell_back", delivery, error=str(error)
+                )
         return done
 
     def _write(self) -> None:

@@ -12,6 +12,7 @@ from pydicom import Dataset
 
 from dicomnode.domain import Flavour, ObjectKind
 from dicomnode.encode.cine import at_phase, counted_through
+from dicomnode.encode.enhanced_mr import encode_enhanced
 from dicomnode.encode.gate import check_objects
 from dicomnode.encode.identity import EncodeContext, unplaced
 from dicomnode.encode.image import encode_images
@@ -34,8 +35,9 @@ _SERIES: Final = {
     ObjectKind.MARKS: 60,
     ObjectKind.KEY_IMAGES: 70,
 }
-#: Further on by this: the LABELMAP flavour.
+#: Further on by this: the LABELMAP flavour, the ENHANCED one.
 _LABELMAP_SERIES: Final = 5
+_ENHANCED_SERIES: Final = 10
 #: A document that an earlier result consists of: study, series, SOP class and SOP instance UID.
 Document = tuple[str, str, str, str]
 #: What the new object of each kind and flavour replaces.
@@ -60,6 +62,7 @@ def encode_result(
     *,
     kinds: Collection[ObjectKind] = tuple(ObjectKind),
     labelmap: bool = False,
+    enhanced: bool = False,
     replaces: Replaced = MappingProxyType({}),
 ) -> Iterator[Encoded]:
     """Objects of ``result``, each checked before it is given out (the conformance gate).
@@ -70,6 +73,8 @@ def encode_result(
         What some destination takes.
     labelmap
         Also make the LABELMAP flavour of segmentations, and of what refers to them.
+    enhanced
+        Also make the ENHANCED flavour of images from k-space.
     replaces
         Reports and marks of the earlier result that this one supersedes, by the kind and flavour of what does.
 
@@ -80,7 +85,7 @@ def encode_result(
     """
     if isinstance(source, RawSource):
         if ObjectKind.IMAGE in kinds:
-            yield from _reconstructions(source, result, context)
+            yield from _reconstructions(source, result, context, enhanced=enhanced)
         return
     why = left_out(source, result, context)
     if why:
@@ -131,14 +136,20 @@ def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[
             yield Encoded(dataset=dataset, role=image.role, index=index, kind=ObjectKind.IMAGE)
 
 
-def _reconstructions(source: RawSource, result: Result, context: EncodeContext) -> Iterator[Encoded]:
-    """Series computed from k-space, plane by plane: `encode.mr` checks each against its plane."""
+def _reconstructions(source: RawSource, result: Result, context: EncodeContext, *, enhanced: bool) -> Iterator[Encoded]:
+    """Series computed from k-space, plane by plane (`encode.mr` checks each against its plane), then whole."""
+    flavour = Flavour.SINGLE if enhanced else Flavour.ANY
     for number, made in enumerate(result.reconstructions):
         numbered = replace(context, series_number=context.series_number + number)
         for index, dataset in enumerate(encode_reconstruction(source, made, numbered)):
             if index == 0:
                 check_objects([dataset], source, result)  # the module tables say the same of every plane
-            yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE)
+            yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE, flavour=flavour)
+    for number, made in enumerate(result.reconstructions if enhanced else (), _ENHANCED_SERIES):
+        varied = replace(context, series_number=context.series_number + number, variant=Flavour.ENHANCED.value)
+        for index, dataset in enumerate(encode_enhanced(source, made, varied)):
+            check_objects([dataset], source, result)
+            yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE, flavour=Flavour.ENHANCED)
 
 
 def _shared(

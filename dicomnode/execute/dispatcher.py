@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicomnode import faults
 from dicomnode.config import Config
-from dicomnode.domain import Flavour, JobState, Output
+from dicomnode.domain import FALLS_BACK_TO, Flavour, JobState, Output
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
 from dicomnode.execute import executor
 from dicomnode.execute.executor import Event, Executor
@@ -322,15 +322,15 @@ class Dispatcher:
         logger.info("Job started", extra={"action": "job_started", "attempt": job.attempt, **extra})
 
     def _takes(self, made: Sequence[Output]) -> Callable[[str, Output], bool]:
-        """Which destination wants which object, by its profile; label maps only where the job made some."""
+        """Which destination wants which object, by its profile; label maps and Enhanced MR where the job made some."""
         flavours = {output.flavour for output in made}
 
         def takes(destination: str, output: Output) -> bool:
             profile = self.config.destinations.get(destination)
             if profile is None:
                 return True  # no longer configured: the outbox says so
-            missing = Flavour(profile.segmentation) not in flavours
-            if missing and output.flavour is Flavour.BINARY:
+            absent = {Flavour(profile.segmentation), Flavour(profile.reconstructions)} - flavours
+            if output.flavour in {FALLS_BACK_TO.get(one) for one in absent}:
                 return output.kind in profile.objects
             return profile.takes(output.kind, output.flavour)
 

@@ -58,6 +58,8 @@ class Request:
     kinds: Sequence[ObjectKind] = tuple(ObjectKind)
     #: Some destination wants segmentations as label maps.
     labelmap: bool = False
+    #: Some destination wants images from k-space as multi-frame objects.
+    enhanced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,13 @@ def perform(
         # pydicom warns of each UID with leading zeros; the note says it once.
         warnings.filterwarnings("ignore", "Invalid value for VR UI", UserWarning)
         objects = encode_result(
-            source, result, context, kinds=request.kinds, labelmap=request.labelmap, replaces=request.replaces
+            source,
+            result,
+            context,
+            kinds=request.kinds,
+            labelmap=request.labelmap,
+            enhanced=request.enhanced,
+            replaces=request.replaces,
         )
         for one in objects:
             folder.add(one.dataset, role=one.role, index=one.index, kind=one.kind, flavour=one.flavour)

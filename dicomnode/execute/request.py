@@ -65,6 +65,7 @@ def request_of(connection: Connection, config: Config, job: Job, now: datetime) 
         },
         kinds=[kind for kind in ObjectKind if any(kind in one.objects for one in destinations)],
         labelmap=any(one.segmentation == Flavour.LABELMAP.value for one in destinations),
+        enhanced=any(one.reconstructions == Flavour.ENHANCED.value for one in destinations),
     )
 
 

@@ -10,13 +10,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from dicomnode.domain import DELIVERY_MOVES, DeliveryState, Flavour, JobState, ObjectKind
+from dicomnode.domain import DELIVERY_MOVES, FALLS_BACK_TO, DeliveryState, Flavour, JobState, ObjectKind
 from dicomnode.errors import IllegalMove
 from dicomnode.store import schema
 from dicomnode.store.events import note
 
 #: A delivery in one of these needs nothing more.
 FINAL = (DeliveryState.DELIVERED, DeliveryState.COMMITTED, DeliveryState.CANCELLED)
+#: A flavour that may be refused, and what goes instead, in words.
+_FORMS = {
+    Flavour.LABELMAP: ("label map", "binary segmentation"),
+    Flavour.ENHANCED: ("Enhanced MR", "single-frame series"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,9 +230,9 @@ def skip(connection: Connection, delivery: Delivery, at: datetime, why: str) -> 
 
 
 def fall_back(connection: Connection, delivery: Delivery, kinds: Sequence[ObjectKind], at: datetime, why: str) -> bool:
-    """Send a destination that refused the LABELMAP flavour of a job the BINARY one instead.
+    """Send a destination that refused one flavour of a job (LABELMAP, ENHANCED) the plainer one instead.
 
-    Every LABELMAP delivery of the job to it that has not arrived is cancelled, whatever state it is in.
+    Every delivery of the refused flavour to it that has not arrived is cancelled, whatever state it is in.
 
     Parameters
     ----------
@@ -237,21 +242,21 @@ def fall_back(connection: Connection, delivery: Delivery, kinds: Sequence[Object
     Returns
     -------
     bool
-        False, having changed nothing, if the job has no BINARY flavour.
+        False, having changed nothing, if the job has no plainer flavour.
     """
     table, output = schema.delivery, schema.output
     instead = connection.execute(
         select(output.c.id)
         .where(
             output.c.job_id == delivery.job_id,
-            output.c.flavour == Flavour.BINARY.value,
+            output.c.flavour == FALLS_BACK_TO[delivery.flavour].value,
             output.c.kind.in_([kind.value for kind in kinds]),
         )
         .order_by(output.c.id)
     ).all()
     if not instead:
         return False
-    refused = select(output.c.id).where(output.c.job_id == delivery.job_id, output.c.flavour == Flavour.LABELMAP.value)
+    refused = select(output.c.id).where(output.c.job_id == delivery.job_id, output.c.flavour == delivery.flavour.value)
     unfinished = [DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.DEAD.value]
     connection.execute(
         update(table)
@@ -272,7 +277,8 @@ def fall_back(connection: Connection, delivery: Delivery, kinds: Sequence[Object
     for row in instead:
         if row.id not in there:
             add(connection, row.id, delivery.job_id, delivery.study_uid, delivery.destination, at)
-    text = f"{delivery.destination} takes no label map; the binary segmentation goes instead: {why}"
+    form, plainer = _FORMS[delivery.flavour]
+    text = f"{delivery.destination} takes no {form}; the {plainer} goes instead: {why}"
     note(connection, at, "delivery_fell_back", text, job_id=delivery.job_id)
     _withhold_superseded(connection, at)
     return True

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK
 from pydicom import Dataset, dcmread
+from pydicom.uid import EnhancedMRImageStorage
 
 from dicomnode.cli import main
 from dicomnode.config import Destination
@@ -43,6 +45,13 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
 @pytest.fixture
 def pacs(tmp_path: Path) -> Iterator[Pacs]:
     with Pacs(tmp_path / "pacs") as made:
+        yield made
+
+
+@pytest.fixture
+def refusing(tmp_path: Path) -> Iterator[Pacs]:
+    """An archive that does not know Enhanced MR."""
+    with Pacs(tmp_path / "old", refuse=(EnhancedMRImageStorage,)) as made:
         yield made
 
 
@@ -111,6 +120,41 @@ def test_points_are_where_they_were_in_the_archives_images(tmp_path: Path, ortha
     for (image,) in found:
         scan, where = scans[int(str(image.StudyInstanceUID)[-1])]
         assert np.linalg.norm(seen_at(image, scan) - where) < 0.01, image.SeriesDescription
+
+
+@pytest.mark.slow
+def test_enhanced_objects_in_the_archive_are_the_single_frame_series_pixel_for_pixel(
+    tmp_path: Path, orthanc: Orthanc, refusing: Pacs
+) -> None:
+    one = destination(orthanc.port, "ORTHANC")
+    to = {
+        "PACS": one,
+        "RESEARCH": {**one, "reconstructions": "enhanced"},
+        "OLD": {**destination(refusing.port), "reconstructions": "enhanced"},
+    }
+    rules = [{**rule("mr_recon"), "send_to": list(to)}]
+    scan = Scan(phases=3, slices=2, coils=4, noise=0.01, noise_lines=4, trigger_ticks=40, position=(5.0, -12.0, 30.0))
+    only = {"mr_recon": PIPELINES["mr_recon"]}
+    with RunningNode(tmp_path / "node", rules=rules, destinations=to, pipelines=only) as node:
+        uid = send(node, wrapped(tmp_path / "raw", scan.write(tmp_path / "scan.h5")))
+        node.wait_closed(uid, limit_s=300)
+        assert node.actions()["reconstruction_fell_back"] == 1
+    series = sorted(images(orthanc), key=len)
+    assert [len(one) for one in series] == [1, 6] and len(refusing.stored) == 6
+    ((whole,), singles) = series
+    assert whole.SOPClassUID == EnhancedMRImageStorage and int(whole.NumberOfFrames) == 6
+    singles.sort(key=lambda ds: int(ds.InstanceNumber))
+    for single, pixels, group in zip(singles, whole.pixel_array, whole.PerFrameFunctionalGroupsSequence, strict=True):
+        assert np.array_equal(single.pixel_array, pixels)
+        assert group.PlanePositionSequence[0].ImagePositionPatient == single.ImagePositionPatient
+        assert group.PlaneOrientationSequence[0].ImageOrientationPatient == single.ImageOrientationPatient
+        delay = group.CardiacSynchronizationSequence[0].NominalCardiacTriggerDelayTime
+        assert delay == float(single.TriggerTime)
+    path = tmp_path / "whole.dcm"
+    whole.save_as(path)
+    seen = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    assert np.array_equal(np.sort(seen.reshape(6, -1), 0), np.sort(whole.pixel_array.reshape(6, -1), 0))
+    assert {ds.SOPInstanceUID for ds in singles} == {item.sop_instance_uid for item in refusing.stored}
 
 
 def test_a_late_part_completes_it_and_no_silence_does(tmp_path: Path, pacs: Pacs) -> None:

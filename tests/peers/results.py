@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom import Dataset
 from sqlalchemy import select, update
 
-from dicomnode.domain import Band, Flavour, ObjectKind
+from dicomnode.domain import Band, Flavour, ObjectKind, Output
 from dicomnode.store import deliveries, jobs, schema
 from dicomnode.store.db import Database, migrate, open_database
 from dicomnode.store.deliveries import Delivery
@@ -33,10 +33,11 @@ def store_job(
     send_to: Sequence[str],
     at: datetime | None = None,
     kinds: Sequence[tuple[ObjectKind, Flavour]] = (),
+    takes: Callable[[str, Output], bool] | None = None,
 ) -> int:
     """Make one job whose results are these data sets, as the dispatcher would. Return its id.
 
-    ``kinds`` says what each is; then destinations get everything but the BINARY flavour.
+    ``kinds`` says what each is; destinations get what ``takes`` says, else everything but the BINARY flavour.
     """
     at = at or START
     first = datasets[0]
@@ -74,7 +75,7 @@ def store_job(
         # Absolute, because these tests configure no data folder that relative paths could start from.
         outputs = [replace(one, path=data / "results" / one.path) for one in folder.commit()]
     with database.write() as connection:
-        takes = lambda _, output: output.flavour is not Flavour.BINARY  # noqa: E731 - one line, used once
+        takes = takes or (lambda _, output: output.flavour is not Flavour.BINARY)
         assert jobs.finish(connection, job, outputs, at, quality={}, notes=[], takes=takes)
     return job_id
 
