@@ -43,6 +43,7 @@ what happened, to which UID, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -128,7 +129,18 @@ class UndecodablePixels(SeriesError):
 
 
 class UnreadableRawData(SeriesError):
-    """Raw k-space is damaged, is not what it says, or parts of it are missing: send or export it again."""
+    """Raw k-space is damaged, is not what it says, or parts of it are missing: send or export it again.
+
+    Parameters
+    ----------
+    damaged
+        SOP Instance UIDs of the objects that are at fault: they are set aside in quarantine, so that sound ones under
+        the same UIDs can take their place. Empty: none is, or nobody knows which.
+    """
+
+    def __init__(self, message: str, damaged: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.damaged = tuple(damaged)
 
 
 class UndecodableText(SeriesError):

@@ -19,7 +19,7 @@ from dicomnode import faults
 from dicomnode.config import Config
 from dicomnode.domain import FALLS_BACK_TO, Flavour, JobState, Output
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
-from dicomnode.execute import executor
+from dicomnode.execute import damage, executor
 from dicomnode.execute.executor import Event, Executor
 from dicomnode.execute.request import request_of
 from dicomnode.rounds import Rounds
@@ -204,7 +204,7 @@ class Dispatcher:
 
     def _end(self, job: Job, event: executor.Done | executor.Refused | executor.Failed | executor.Lost) -> None:
         now, extra = self.clock(), {"job_id": job.id, "series_uid": job.series_uid, "pipeline": job.pipeline}
-        stored = False
+        stored, kept = False, self._damaged(event, now)
         with self.database.write() as connection:
             match event:
                 case executor.Done():
@@ -218,10 +218,14 @@ class Dispatcher:
                     if event.hold:
                         line = ("Result waits for a person", "job_held", event.hold)
                 case executor.Refused():
-                    if jobs.unsuitable(connection, job, event.reason, now):
+                    reason = damage.told(event.reason, kept)
+                    if jobs.unsuitable(connection, job, reason, now):
                         # What an older revision said no longer holds.
                         notifications.announce(connection, job, [], self.config.notify, now)
-                    line = ("Input is not for this pipeline", "job_unsuitable", event.reason)
+                        damage.record(connection, job, kept)
+                    else:
+                        kept = []  # a stale attempt decides nothing
+                    line = ("Input is not for this pipeline", "job_unsuitable", reason)
                 case executor.Failed():
                     state = jobs.fail(connection, job, event.failure, self._policy, now)
                     action = "job_dead" if state is JobState.DEAD else "job_retry"
@@ -232,9 +236,17 @@ class Dispatcher:
                     line = ("Worker died under a job", action, event.reason)
         text, action, detail = line
         logger.info(text, extra={"action": action, "detail": detail, **extra})
+        damage.clear(kept)
         if stored:
             faults.reached("after-result-commit")
             self.on_stored()
+
+    def _damaged(self, event: Event, now: datetime) -> list[damage.SetAside]:
+        """Files of inputs that the worker found damaged, kept in quarantine too before anything is recorded."""
+        if not isinstance(event, executor.Refused) or not event.damaged:
+            return []
+        with self.database.read() as connection:
+            return damage.keep(connection, self.config.node.data, event.damaged, event.reason, now)
 
     # -- limits
 

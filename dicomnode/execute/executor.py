@@ -109,6 +109,8 @@ class Refused:
     slot: str
     job_id: int
     reason: str
+    #: SOP Instance UIDs of inputs that are damaged: they are set aside.
+    damaged: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

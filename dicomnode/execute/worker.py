@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from dicomnode import log
-from dicomnode.errors import DeviceFailed, NodeError, OutOfMemory, PipelineFailed, PipelineNotLoadable, Unsuitable
+from dicomnode.errors import (
+    DeviceFailed,
+    NodeError,
+    OutOfMemory,
+    PipelineFailed,
+    PipelineNotLoadable,
+    UnreadableRawData,
+    Unsuitable,
+)
 from dicomnode.execute import executor, loader
 from dicomnode.execute.executor import PipelineSpec, Request
 from dicomnode.parent import die_with
@@ -140,6 +148,9 @@ class Worker:
             performed = perform(pipeline, request, digest, self._progress)
         except Unsuitable as error:
             send(executor.Refused(slot, job_id, error.reason))
+        except UnreadableRawData as error:
+            refused = executor.Refused(slot, job_id, f"{type(error).__name__}: {error}", error.damaged)
+            send(refused if error.damaged else executor.Failed(slot, job_id, failure_of(error)))
         except Exception as error:  # noqa: BLE001 - the boundary of the child: every failure becomes an event
             send(executor.Failed(slot, job_id, failure_of(error)))
         else:

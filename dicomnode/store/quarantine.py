@@ -75,6 +75,32 @@ class Quarantine:
         sync_folder(self.folder)
         return item
 
+    def keep_too(
+        self,
+        path: Path,
+        *,
+        code: str,
+        reason: str,
+        sop_instance_uid: str,
+        series_uid: str,
+        calling_ae: str,
+        at: datetime,
+    ) -> Quarantined:
+        """Give a file that was accepted, and turned out to be damaged, a second name here, durably.
+
+        Its first one is the caller's to take away once all that is recorded.
+        """
+        with path.open("rb") as file:
+            name = f"{code}-{hashlib.file_digest(file, 'sha256').hexdigest()[:_DIGITS]}"
+        item = Quarantined(
+            name=name, code=code, reason=reason, sop_instance_uid=printable(sop_instance_uid),
+            series_uid=printable(series_uid), calling_ae=calling_ae, at=at, status=0,
+        )  # fmt: skip
+        if self._explain(item):
+            os.link(path, self._object(name))
+        sync_folder(self.folder)
+        return item
+
     def remove_leftovers(self) -> None:
         """Delete side files whose object never came: a crash in between. Only while nothing is being received."""
         for path in self.folder.glob("*.tmp"):

@@ -89,12 +89,14 @@ def part_of(ds: Dataset) -> Part:
     except (KeyError, ValueError, TypeError) as error:
         raise UnreadableRawData(
             f"{uid} lacks elements of the private block {RAW_CREATOR!r} (a device on the way drops private elements?): "
-            "allow group 0071 there and send it again"
+            "allow group 0071 there and send it again",
+            [str(uid)],
         ) from error
     if mime != RAW_MIME_TYPE:
-        raise UnreadableRawData(f"{uid} carries {mime!r}, not {RAW_MIME_TYPE}")
+        raise UnreadableRawData(f"{uid} carries {mime!r}, not {RAW_MIME_TYPE}; send it again", [str(uid)])
     if not 1 <= part.number <= part.parts:
-        raise UnreadableRawData(f"{uid} says that it is part {part.number} of {part.parts}")
+        text = f"{uid} says that it is part {part.number} of {part.parts}; send it again"
+        raise UnreadableRawData(text, [str(uid)])
     return part
 
 
@@ -130,7 +132,8 @@ def unwrap(paths: Sequence[Path], target: Path) -> Path:
             for path, part in found:
                 _append(path, part, out, total)
         if total.hexdigest() != found[0][1].total_sha256:
-            raise UnreadableRawData("the parts do not make the file that was wrapped (SHA-256); wrap and send it again")
+            text = "the parts do not make the file that was wrapped (SHA-256); wrap and send it again"
+            raise UnreadableRawData(text, [_uid_of(path) for path, _ in found])
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
@@ -174,17 +177,22 @@ def _append(path: Path, part: Part, out: BinaryIO, total: Any) -> None:  # noqa:
     own, left = hashlib.sha256(), part.length
     with _payload(path) as (file, length):
         if length not in (left, left + left % 2):
-            raise UnreadableRawData(f"part {part.number} holds {length} bytes and says {left}; send it again")
+            text = f"part {part.number} holds {length} bytes and says {left}; send it again"
+            raise UnreadableRawData(text, [_uid_of(path)])
         while left:
             block = file.read(min(_BLOCK, left))
             if not block:
-                raise UnreadableRawData(f"part {part.number} ends {left} bytes early; send it again")
+                raise UnreadableRawData(f"part {part.number} ends {left} bytes early; send it again", [_uid_of(path)])
             own.update(block)
             total.update(block)
             out.write(block)
             left -= len(block)
     if own.hexdigest() != part.sha256:
-        raise UnreadableRawData(f"part {part.number} is not what its SHA-256 says; send it again")
+        raise UnreadableRawData(f"part {part.number} is not what its SHA-256 says; send it again", [_uid_of(path)])
+
+
+def _uid_of(path: Path) -> str:
+    return str(read_header(path).get("SOPInstanceUID"))
 
 
 def _header(file: BinaryIO, path: Path) -> Dataset:
@@ -213,7 +221,8 @@ def _payload(path: Path) -> Iterator[tuple[BinaryIO, int]]:
             return
         length = _element_length(file, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
         if length is None:
-            raise UnreadableRawData(f"{header.get('SOPInstanceUID')} carries no payload; send it again")
+            uid = str(header.get("SOPInstanceUID"))
+            raise UnreadableRawData(f"{uid} carries no payload; send it again", [uid])
         yield file, length
 
 

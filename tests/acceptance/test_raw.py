@@ -199,8 +199,9 @@ def test_raw_data_of_others_is_kept_and_explained(tmp_path: Path, pacs: Pacs) ->
     assert not pacs.received
 
 
-def test_damaged_raw_data_fails_by_name_and_disturbs_nothing(tmp_path: Path, pacs: Pacs) -> None:
+def test_damaged_raw_data_is_set_aside_disturbs_nothing_and_may_come_again(tmp_path: Path, pacs: Pacs) -> None:
     (damaged,) = wrapped(tmp_path / "bad", Scan().write(tmp_path / "bad.h5"))
+    sound = damaged.read_bytes()
     raw = bytearray(damaged.read_bytes())
     raw[-1000:-900] = bytes(100)
     damaged.write_bytes(raw)
@@ -209,7 +210,20 @@ def test_damaged_raw_data_fails_by_name_and_disturbs_nothing(tmp_path: Path, pac
     with RunningNode(tmp_path / "node", rules=[rule("plain")], destinations=to, pipelines=only) as node:
         uid = send(node, [damaged])
         node.wait_closed(send(node, healthy))
-        (job,) = node.until(lambda: [job for job in node.jobs(uid) if job.state is JobState.DEAD])
-        assert "SHA-256" in job.error and "send it again" in job.error
+        (job,) = node.until(lambda: [job for job in node.jobs(uid) if job.state is JobState.UNSUITABLE])
+        assert "SHA-256" in job.error and "send it again" in job.error and "quarantine" in job.error
         assert list((node.data / "results").glob("*/*.raw")) == []
-    assert len(pacs.received) == 3
+        (kept,) = (node.data / "quarantine").glob("*.dcm")
+        assert kept.read_bytes()[-1100:-900] == raw[-1100:-900] and kept.stem in job.error, "its bytes are not lost"
+        listed = cli(node, "quarantine")
+        assert "SHA-256" in listed and str(dcmread(damaged).SOPInstanceUID)[-20:] in listed.replace("\n", "")
+        assert not list((node.data / "spool").glob(f"*/{dcmread(damaged).SOPInstanceUID}.dcm"))
+        damaged.write_bytes(sound)
+        send(node, [damaged])
+        done = node.wait_closed(uid)
+        assert done[0].id != job.id and done[0].inputs == job.inputs
+        # A restart changes nothing: the rows say what the folders hold.
+        assert node.stop() == 0
+        node.start()
+        assert cli(node, "quarantine").count("damaged-") == listed.count("damaged-")
+    assert len(pacs.received) == 4
