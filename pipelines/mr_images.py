@@ -325,10 +325,15 @@ def filtered(images: Tensor, kind: str) -> Tensor:
     for dim in (-2, -1):
         size = images.shape[dim]
         place = (torch.arange(size, device=images.device) - size // 2).abs() / (size / 2)
-        if kind == "hamming":
-            window = 0.54 + 0.46 * torch.cos(torch.pi * place)
-        else:
-            window = torch.where(place < 0.7, 1.0, 0.5 + 0.5 * torch.cos(torch.pi * (place - 0.7) / 0.3))
         shape = (size, 1) if dim == -2 else (1, size)
-        images = ifftc(fftc(images, (dim,)) * window.reshape(shape), (dim,))
+        images = ifftc(fftc(images, (dim,)) * window_at(place, kind).reshape(shape), (dim,))
     return images
+
+
+def window_at(place: Tensor, kind: str) -> Tensor:
+    """The window at ``place``, 0 at the centre of k-space and 1 at its rim."""
+    if kind == "none":
+        return torch.ones_like(place)
+    if kind == "hamming":
+        return 0.54 + 0.46 * torch.cos(torch.pi * place)
+    return torch.where(place < 0.7, 1.0, 0.5 + 0.5 * torch.cos(torch.pi * (place - 0.7) / 0.3))

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dicomnode import pipeline as dn
 from dicomnode.kspace import Encoding
 from models.mr_recon import geometry, ladder
-from pipelines import mr_images, mr_readouts
+from pipelines import mr_components, mr_images, mr_readouts
 from pipelines.mr_images import Frame, Part, Unit
 
 #: Fields of view that differ by less are equal [mm].
@@ -22,8 +21,8 @@ SQUARE_MM: Final = 1e-6
 NO_GEOMETRY: Final = np.eye(3)
 
 
-def magnitudes(part: Part, images: Tensor, unit: Unit, window: str) -> Tensor:
-    """float32 (frame, partition, row, column) on the header's grid.
+def gridded(part: Part, images: Tensor, unit: Unit, window: str) -> Tensor:
+    """complex64 (frame, channel, partition, row, column) on the header's grid.
 
     Parameters
     ----------
@@ -36,12 +35,10 @@ def magnitudes(part: Part, images: Tensor, unit: Unit, window: str) -> Tensor:
         images = geometry.resample(images, 2, encoding.encoded_fov[1], matrix[1], fov[1])
         images = geometry.resample(images, 3, encoding.encoded_fov[2], matrix[2], fov[2])
         volume = images.permute(1, 3, 2, 0)  # (channel, partition, row, column)
-        whole: Tensor = torch.linalg.vector_norm(mr_images.filtered(volume, window), dim=0)
-        return whole[None]
+        return mr_images.filtered(volume, window)[None]
     images = geometry.resample(images, 2, encoding.encoded_fov[1], matrix[1], fov[1])
     images = geometry.resample(images, 3, line.kept * encoding.encoded_fov[0] / line.columns, matrix[0], fov[0])
-    flat: Tensor = torch.linalg.vector_norm(mr_images.filtered(images, window), dim=1)
-    return flat[:, None]
+    return mr_images.filtered(images, window)[:, :, None]
 
 
 def trigger_times(unit: Unit, tick_ms: float) -> dict[Frame, float | None]:
@@ -52,12 +49,20 @@ def trigger_times(unit: Unit, tick_ms: float) -> dict[Frame, float | None]:
     return {frame: stamp * tick_ms for frame, stamp in stamps.items()}
 
 
-def description(outcome: ladder.Outcome, noise: str, window: str) -> str:
-    """DerivationDescription: the method, its settings, and why an earlier choice was not taken."""
+def description(outcome: ladder.Outcome, noise: str, window: str, snr: str = "") -> str:
+    """DerivationDescription: the method, its settings, and why an earlier choice was not taken.
+
+    Parameters
+    ----------
+    snr
+        What became of the wish for units of the noise; empty: nobody had it.
+    """
     said = [f"{ladder.LABELS[outcome.rung]} ({outcome.rung}) from k-space"]
     if outcome.maps:
         said.append(f"coil maps {outcome.maps}")
     said.append({"scan": "noise whitened", "edges": "channels scaled to equal noise"}.get(noise, "noise not known"))
+    if snr:
+        said.append(snr)
     if window != "none":
         said.append(f"{window} filter")
     said += [f"Reconstruction fallback: {reason}" for reason in outcome.reasons]
@@ -75,6 +80,10 @@ class Series:
     description: str
     #: Whether rows and columns change places, of planes that are not square; None: as they were measured, unturned.
     transposed: bool | None
+    #: Values are signal over noise.
+    snr: bool = False
+    #: Window over k-space.
+    window: str = "none"
 
     @property
     def spacing(self) -> tuple[float, float]:
@@ -129,15 +138,19 @@ class Series:
         square = rows == columns and abs(width - height) < SQUARE_MM
         return geometry.lies(where.orientation) if square else bool(self.transposed)
 
-    def reconstruction(self, planes: list[dn.ReconstructedPlane]) -> dn.Reconstruction:
-        """``planes`` as the node takes them."""
+    def reconstruction(self, planes: list[dn.ReconstructedPlane], component: str = "magnitude") -> dn.Reconstruction:
+        """``planes`` of one component as the node takes them."""
+        label = ladder.LABELS[self.rung]
         return dn.Reconstruction(
             planes=tuple(planes),
             pixel_spacing=self.spacing[::-1] if self.transposed else self.spacing,
             thickness=self.thickness,
-            role="magnitude" if self.index == 0 else f"magnitude-{self.index}",
-            label=ladder.LABELS[self.rung],
+            role=component if self.index == 0 else f"{component}-{self.index}",
+            label=label if component == "magnitude" else f"{label}, {component}",
             description=self.description,
             learned=self.rung == "learned",
-            scale=self.scale,
+            scale=mr_components.PHASE_SCALE if component == "phase" else self.scale,
+            component=mr_components.COMPONENTS[component],
+            snr=self.snr and component != "phase",
+            filtering=self.window.upper(),
         )

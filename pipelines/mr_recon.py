@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,11 +10,13 @@ import torch
 
 from dicomnode import pipeline as dn
 from models.mr_recon import ladder
-from pipelines import mr_readouts
+from pipelines import mr_components, mr_readouts, mr_snr
 from pipelines.mr_stream import Measurement
 
 #: Windows over k-space.
 FILTERS: Final = ("none", "hamming", "tukey")
+#: Units of magnitudes.
+SCALES: Final = ("body", "snr")
 #: In a folder of weights.
 MANIFEST: Final = "manifest.yaml"
 
@@ -41,8 +43,18 @@ class MRReconstruction(dn.StreamingPipeline):
         tick_ms: float = 2.5
         #: Window over k-space: none, hamming, tukey.
         filter: str = "none"
+        #: Which images: a list of magnitude, phase, real, imaginary. Each is a series of its own.
+        images: Sequence[str] = ("magnitude",)
+        #: Units of magnitudes: ``body``, its brightest is 0.8 of 12 bits; or ``snr``, 10 times the signal to noise
+        #: ratio, by linear methods and where there is a noise scan (else as ``body``, and the image says why).
+        scale: str = "body"
 
         def __post_init__(self) -> None:
+            mr_components.check(self.images)
+            if self.scale not in SCALES:
+                raise ValueError(f"scale must be {', '.join(SCALES)}, is {self.scale!r}")
+            if self.scale == "snr" and self.method not in ("auto", *mr_snr.LINEAR):
+                raise ValueError(f"scale snr needs a linear method: {', '.join(mr_snr.LINEAR)}; not {self.method}")
             if self.method != "auto" and self.method not in ladder.RUNGS:
                 raise ValueError(f"method must be auto, {', '.join(ladder.RUNGS)}, is {self.method!r}")
             if self.filter not in FILTERS:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dicomnode import pipeline as dn
 from dicomnode.kspace import Flag, Trajectory
 from models.mr_recon import geometry, ladder, lines, noncartesian, prep, scale
-from pipelines import mr_images, mr_planes, mr_readouts
+from pipelines import mr_components, mr_images, mr_planes, mr_readouts, mr_snr
 from pipelines.mr_images import Part, Unit
 from pipelines.mr_readouts import Kind
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Encoding, repetition, slice.
 Place = tuple[int, int, int]
+#: Planes by component.
+Made = dict[str, list[dn.ReconstructedPlane]]
 #: Readouts of calibration that a slice takes: those of its first contrast, phase, set and repetition.
 First = tuple[int, int, int, int]
 
@@ -32,6 +34,8 @@ class Measurement(dn.Stream):
 
     def __init__(self, pipeline: MRReconstruction, header: dn.KSpaceHeader) -> None:
         self.options, self.ladder, self.device = pipeline.options, pipeline.ladder, pipeline.device
+        self.shown = mr_components.Shown(self.options.images)
+        self.units_of_noise = mr_snr.Units(wanted=self.options.scale == "snr")
         self.progress = pipeline.progress
         self.header = header
         self.gate = mr_readouts.Gate(header)
@@ -44,7 +48,8 @@ class Measurement(dn.Stream):
         self.separate: dict[tuple[int, int], tuple[First, lines.Lines]] = {}
         self.most_rows: dict[int, int] = {}
         self.series: dict[int, mr_planes.Series] = {}
-        self.planes: dict[int, list[dn.ReconstructedPlane]] = {}
+        #: By encoding and component.
+        self.planes: dict[tuple[int, str], list[dn.ReconstructedPlane]] = {}
         self.axes: np.ndarray | None = None
         self.kinds: dict[Kind, int] = dict.fromkeys(Kind, 0)
         self.late = 0
@@ -80,7 +85,8 @@ class Measurement(dn.Stream):
             said.append(f"{self.late} readouts came after their image was complete, and were left out")
         notes = tuple(dict.fromkeys(said))
         reconstructions = tuple(
-            self.series[index].reconstruction(planes) for index, planes in sorted(self.planes.items())
+            self.series[index].reconstruction(planes, component)
+            for (index, component), planes in sorted(self.planes.items(), key=lambda one: one[0][0])
         )
         known = {name: [v for v in values if np.isfinite(v)] for name, values in self.quality.items()}
         quality = {name: float(np.mean(values)) for name, values in known.items() if values}
@@ -192,18 +198,19 @@ class Measurement(dn.Stream):
         return []
 
     def _complete(self, places: list[Place]) -> list[dn.Reconstruction]:
-        made: dict[int, list[dn.ReconstructedPlane]] = {}
+        made: dict[tuple[int, str], list[dn.ReconstructedPlane]] = {}
         for place in places:
             unit = self.units.pop(place)
             self.done.add(place)
             began = time.perf_counter()
-            planes = self._reconstruct(place, unit)
-            if planes:
-                self._measure("seconds_per_plane", (time.perf_counter() - began) / len(planes))
-                made.setdefault(place[0], []).extend(planes)
-                self.planes.setdefault(place[0], []).extend(planes)
+            for component, planes in self._reconstruct(place, unit).items():
+                key = (place[0], component)
+                if key[1] == self.options.images[0]:
+                    self._measure("seconds_per_plane", (time.perf_counter() - began) / len(planes))
+                made.setdefault(key, []).extend(planes)
+                self.planes.setdefault(key, []).extend(planes)
             self.progress("reconstructing", min(1.0, len(self.done) / self._expected(place[0])))
-        return [self.series[encoding].reconstruction(planes) for encoding, planes in made.items()]
+        return [self.series[one].reconstruction(planes, component) for (one, component), planes in made.items()]
 
     def _expected(self, encoding: int) -> int:
         """Slices and repetitions that the header announces."""
@@ -211,7 +218,7 @@ class Measurement(dn.Stream):
         counts = [limits[name].count for name in ("slice", "repetition") if name in limits]
         return max(1, int(np.prod(counts)), len(self.done))
 
-    def _reconstruct(self, place: Place, unit: Unit) -> list[dn.ReconstructedPlane]:
+    def _reconstruct(self, place: Place, unit: Unit) -> Made:
         whitening = self._whitening(unit)
         if unit.encoding.trajectory in mr_readouts.NON_CARTESIAN:
             return self._off_grid(place, unit, whitening)
@@ -222,17 +229,28 @@ class Measurement(dn.Stream):
         parts = problems.parts()
         for refused in problems.refused:
             self.notes.append(f"slice {place[2]} of repetition {place[1]} left out: {refused}")
-        solved: list[tuple[Part, Tensor, ladder.Outcome]] = []
+        solved: list[tuple[Part, dict[str, Tensor], ladder.Outcome]] = []
+        magnitudes: list[Tensor] = []
         for part in parts:
             self.most_rows[place[0]] = max(self.most_rows.get(place[0], 0), part.problem.sampling.measured)
             outcome = self._solve(place, part)
             if outcome is not None:
                 self._keep_calibration(place, unit, part)
-                solved.append((part, mr_planes.magnitudes(part, outcome.images, unit, self.options.filter), outcome))
+                outcome, note = self.units_of_noise.applied(place[0], part, outcome, unit, self.options.filter)
+                self._note(note)
+                images = self.shown.turned(place[0], outcome.images, part.problem)
+                images = mr_planes.gridded(part, images, unit, self.options.filter)
+                magnitude, shown = self.shown.of(place[0], images)
+                magnitudes.append(magnitude)
+                solved.append((part, shown, outcome))
         if not solved:
-            return []
-        self._begin_series(place, unit, [images for _, images, _ in solved], solved[0][2])
-        return [plane for part, images, outcome in solved for plane in self._planes(place, unit, part, images, outcome)]
+            return {}
+        self._begin_series(place, unit, magnitudes, solved[0][2])
+        made: Made = {}
+        for part, shown, outcome in solved:
+            for component, pixels in shown.items():
+                made.setdefault(component, []).extend(self._planes(place, unit, part, pixels, outcome))
+        return made
 
     def _keep_calibration(self, place: Place, unit: Unit, part: Part) -> None:
         """Keep the first repetition's centre for those that come without one."""
@@ -245,10 +263,12 @@ class Measurement(dn.Stream):
         begun = self.series.get(place[0])
         networks = begun is None or begun.rung == "learned"
         problem = part.problem
+        linear = self.units_of_noise.method_for(place[0], problem) if self.options.method == "auto" else ""
+        wanted = ladder.Ladder(linear) if linear else self.ladder
         if self.device.type != "cpu":
             problem = problem.on(self.device)
         try:
-            outcome = self.ladder.reconstruct(problem, networks=networks)
+            outcome = wanted.reconstruct(problem, networks=networks)
         except ArithmeticError as error:
             self.notes.append(f"slice {place[2]} of repetition {place[1]} left out: {error}")
             return None
@@ -258,9 +278,11 @@ class Measurement(dn.Stream):
         self.notes += [f"Reconstruction fallback: {reason}" for reason in outcome.reasons]
         return replace(outcome, images=outcome.images.cpu())
 
-    def _off_grid(self, place: Place, unit: Unit, whitening: prep.Whitening) -> list[dn.ReconstructedPlane]:
+    def _off_grid(self, place: Place, unit: Unit, whitening: prep.Whitening) -> Made:
         """Radial and spiral images, one frame after the other."""
-        encoding, line, planes = unit.encoding, unit.profiles.line, []
+        encoding, line = unit.encoding, unit.profiles.line
+        planes: Made = {}
+        self._note(self.units_of_noise.refuse(place[0], "the noise of gridded images is not even"))
         rows = prep.Line.of(encoding.encoded_matrix[1], encoding.encoded_fov[1], encoding.recon_fov[1]).kept
         shape = (rows, line.kept)
         for frame, image in sorted(unit.images.items()):
@@ -275,14 +297,18 @@ class Measurement(dn.Stream):
             except ladder.FAILURES as error:
                 self.notes.append(f"slice {place[2]} of repetition {place[1]} left out: {error}")
                 continue
+            made = self.shown.turned_off_grid(place[0], made, samples, trajectory)
             made = geometry.resample(made, 0, rows * encoding.encoded_fov[1] / encoding.encoded_matrix[1],
                                      encoding.recon_matrix[1], encoding.recon_fov[1])  # fmt: skip
             made = geometry.resample(made, 1, line.kept * encoding.encoded_fov[0] / line.columns,
                                      encoding.recon_matrix[0], encoding.recon_fov[0])  # fmt: skip
-            pixels = mr_images.filtered(made, self.options.filter).abs()
+            images = mr_images.filtered(made, self.options.filter)[None, None, None]
             outcome = ladder.Outcome(images=made[None, None], rung="nufft-cg", maps="low-resolution")
-            self._begin_series(place, unit, [pixels], outcome)
-            planes.append(self._plane(place, unit, frame, 0, pixels, ""))
+            magnitude, shown = self.shown.of(place[0], images)
+            self._begin_series(place, unit, [magnitude], outcome)
+            for component, pixels in shown.items():
+                plane = self._plane(place, unit, frame, 0, pixels[0, 0], "")
+                planes.setdefault(component, []).append(plane)
         return planes
 
     def _whitening(self, unit: Unit) -> prep.Whitening:
@@ -309,6 +335,10 @@ class Measurement(dn.Stream):
         self._measure("noise_sd", float(np.median(self.whitening.sd)))
         return self.whitening
 
+    def _note(self, text: str) -> None:
+        if text:
+            self.notes.append(text)
+
     def _measure(self, name: str, value: float) -> None:
         self.quality.setdefault(name, []).append(value)
 
@@ -316,14 +346,15 @@ class Measurement(dn.Stream):
         """Fix what all planes share, from the first slice that is complete."""
         if place[0] not in self.series:
             assert self.whitening is not None
-            brightness = scale.factor(torch.cat([image.flatten() for image in images]))
-            description = mr_planes.description(outcome, self.whitening.source, self.options.filter)
+            snr, units = self.units_of_noise.there(place[0]), self.units_of_noise.said(place[0])
+            brightness = mr_snr.SCALE if snr else scale.factor(torch.cat([image.flatten() for image in images]))
+            description = mr_planes.description(outcome, self.whitening.source, self.options.filter, units)
             turned = None
             if self.options.orientation == "display":
                 axes = self._axes(next(iter(unit.images.values())).central)
                 turned = geometry.lies(axes[:2].flatten())
             self.series[place[0]] = mr_planes.Series(
-                unit.encoding, place[0], brightness, outcome.rung, description, turned
+                unit.encoding, place[0], brightness, outcome.rung, description, turned, snr, self.options.filter
             )
 
     def _planes(
