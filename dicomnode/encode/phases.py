@@ -1,8 +1,8 @@
 """The segmented phases of a cine as series of their own, with their segmentations and marks on them.
 
 A viewer that takes a cine for one four-dimensional volume knows the images of its first phase alone: OHIF (seen in
-3.13.2) hangs on a segmentation or a mark that refers to another one. Unchanged copies of the phases that matter are plain
-stacks to it. They come beside the objects on the source's own images, which remain the result of record.
+3.13.2) hangs on a segmentation or a mark that refers to another one. Unchanged copies of the phases that matter are
+plain stacks to it. They come beside the objects on the source's own images, which remain the result of record.
 """
 
 from __future__ import annotations
