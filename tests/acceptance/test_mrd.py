@@ -125,6 +125,50 @@ def test_a_scan_comes_back_to_the_scanner_and_goes_to_the_archive(tmp_path: Path
             assert np.allclose(centre, live.position, atol=0.01)
 
 
+@pytest.mark.slow
+def test_phase_images_are_the_same_for_the_scanner_and_in_both_forms_for_the_archive(
+    tmp_path: Path, pacs: Pacs
+) -> None:
+    file = SCAN.write(tmp_path / "scan.h5", SUBJECT)
+    options = {"images": ["magnitude", "phase"], "learned": False}
+    to = {"PACS": destination(pacs.port), "RESEARCH": {**destination(pacs.port), "reconstructions": "enhanced"}}
+    node = ScanningNode(
+        tmp_path / "node",
+        pipelines={"recon": {"class": "pipelines.mr_recon:MRReconstruction"}},
+        rules=[{**RULE, "options": options, "send_to": list(to)}],
+        destinations=to,
+        mrd={
+            "port": free_port(),
+            "configs": {"default": {"pipeline": "recon", "options": options}},
+            "deadline_s": 120,
+        },
+    )
+    with node:
+        done = mrd_send(node, file, "--out", str(tmp_path / "images.h5"), "--timeout", "200")
+        assert done.returncode == 0 and "6 image(s), then CLOSE" in done.stdout, done.stdout + done.stderr
+        [series] = node.until(lambda: raw_series(node))
+        node.wait_closed(series, limit_s=200)
+    found = [dcmread(item.path) for item in pacs.received]
+    assert len(found) == 8, "three planes and one object of both"
+    with ismrmrd.Dataset(str(tmp_path / "images.h5"), create_if_needed=False) as answered:
+        for name, component, kind in (
+            ("image_1", "M", ismrmrd.IMTYPE_MAGNITUDE),
+            ("image_2", "P", ismrmrd.IMTYPE_PHASE),
+        ):
+            those = [ds for ds in found if ds.ImageType[2] == component]
+            (whole,) = (ds for ds in those if "NumberOfFrames" in ds)
+            singles = sorted((ds for ds in those if ds is not whole), key=lambda ds: int(ds.InstanceNumber))
+            for number, (single, frame) in enumerate(zip(singles, whole.pixel_array, strict=True)):
+                live = answered.read_image(name, number)
+                assert live.image_type == kind
+                assert np.array_equal(live.data[0, 0], single.pixel_array) and np.array_equal(frame, single.pixel_array)
+    phase = next(ds for ds in found if ds.ImageType[2] == "P" and "NumberOfFrames" not in ds)
+    mapping = phase.RealWorldValueMappingSequence[0]
+    radians = phase.pixel_array * mapping.RealWorldValueSlope
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "rad"
+    assert -3.1417 < radians.min() < -1 and 1 < radians.max() < 3.1417
+
+
 def test_without_identity_it_is_held_then_named_and_delivered(tmp_path: Path, pacs: Pacs) -> None:
     file = SCAN.write(tmp_path / "scan.h5")
     [image] = factories.ct_series(n=1, patient_id="KS-9")

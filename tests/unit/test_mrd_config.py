@@ -27,6 +27,12 @@ def test_the_defaults_let_in_this_machine_alone() -> None:
     assert [str(network) for network in mrd.networks] == ["127.0.0.0/8", "::1/128"]
 
 
+def test_the_container_shows_both_default_ports() -> None:
+    lines = (REPOSITORY / "deploy" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    shown = [line.split()[1:] for line in lines if line.startswith("EXPOSE")]
+    assert shown == [[str(parse("{}").receive.port), str(parsed().mrd.port)]]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("mrd", "said"),
     [
