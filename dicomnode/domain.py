@@ -232,6 +232,15 @@ class ObjectKind(StrEnum):
     KEY_IMAGES = "key_images"
     #: Secondary capture page: readable everywhere.
     SUMMARY = "summary"
+    #: Grayscale Softcopy Presentation State: window and outlines over the source images.
+    PRESENTATION = "presentation"
+    #: Parametric Map: a number for every voxel.
+    PARAMETRIC_MAP = "parametric_map"
+
+
+#: What a destination takes unless its profile says otherwise. The others are made where somebody asks for them.
+_UNUSUAL: Final = (ObjectKind.PRESENTATION, ObjectKind.PARAMETRIC_MAP)
+USUAL_KINDS: Final = tuple(kind for kind in ObjectKind if kind not in _UNUSUAL)
 
 
 class Flavour(StrEnum):

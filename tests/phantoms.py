@@ -96,6 +96,18 @@ def bleeding(images: dn.ImageSeries) -> dn.Result:
     )
 
 
+SCORE = dn.Code("score", "99TEST", "Score of the toy")
+
+
+def mapped(images: dn.ImageSeries) -> dn.Result:
+    """A positive result with the output of the network for every voxel."""
+    values = np.linspace(0.0, 1.0, images.array.size, dtype=np.float32).reshape(images.array.shape)
+    one = dn.ParametricMap(
+        values=values, quantity=SCORE, unit=dn.Code("1", "UCUM", "no units"), role="score", label="AI score"
+    )
+    return replace(bleeding(images), parametric_maps=(one,))
+
+
 def not_bleeding(images: dn.ImageSeries) -> dn.Result:
     """An explicit negative."""
     return dn.Result(

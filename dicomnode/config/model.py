@@ -26,7 +26,7 @@ from pydantic import (
 from dicomnode.config.mrd import Mrd
 from dicomnode.config.notify import Hook
 from dicomnode.dicom import digest
-from dicomnode.domain import Band, Flavour, ObjectKind
+from dicomnode.domain import USUAL_KINDS, Band, Flavour, ObjectKind
 
 
 def _ae_title(value: str) -> str:
@@ -280,8 +280,8 @@ class Destination(_Model):
     max_backoff_s: Seconds = 900
     #: Refusals of one object by a peer that answers before it is set aside as dead; being down counts for nothing.
     max_attempts: int = Field(50, ge=1)
-    #: Kinds of objects it takes.
-    objects: list[ObjectKind] = Field(list(ObjectKind), min_length=1)
+    #: Kinds of objects it takes; presentation states and parametric maps only where they are named.
+    objects: list[ObjectKind] = Field(list(USUAL_KINDS), min_length=1)
     #: How segmentations are encoded for it; where label maps are refused, binary ones go instead.
     segmentation: Literal["binary", "labelmap"] = "binary"
     #: Images from k-space: one object a plane, or Enhanced MR; where that is refused, single ones go instead.

@@ -48,7 +48,13 @@ _WRITE_EVERY_S: Final = 0.05
 #: After this long a stop cuts the association that is in the way [s].
 _GRACE_S: Final = 10.0
 #: Kinds without which a result is still whole: skipped where an archive does not know them.
-_DISPENSABLE: Final = (ObjectKind.KEY_IMAGES, ObjectKind.SUMMARY, ObjectKind.MARKS)
+_DISPENSABLE: Final = (
+    ObjectKind.KEY_IMAGES,
+    ObjectKind.SUMMARY,
+    ObjectKind.MARKS,
+    ObjectKind.PRESENTATION,
+    ObjectKind.PARAMETRIC_MAP,
+)
 _SYNTAXES: Final = {
     "explicit": "",  # what results are written in
     "implicit": str(ImplicitVRLittleEndian),

@@ -6,38 +6,15 @@ from typing import Any, Final
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.sr.coding import Code
 
+from dicomnode.encode import anatomy
 from dicomnode.encode.acquired import at, numbers
-from dicomnode.encode.common import code_item, cut
+from dicomnode.encode.common import cut
 from dicomnode.encode.enhanced_frames import Dimensions, Place
 from dicomnode.encode.mr_series import Series
 from dicomnode.pipeline import ReconstructedPlane, Reconstruction
 
 _COMPONENTS: Final = {"M": "MAGNITUDE", "P": "PHASE", "R": "REAL", "I": "IMAGINARY"}
-#: BodyPartExamined -> region (PS3.16 Annex L).
-_REGIONS: Final = {
-    "ABDOMEN": ("818981001", "Abdomen"),
-    "BRAIN": ("12738006", "Brain"),
-    "BREAST": ("76752008", "Breast"),
-    "CHEST": ("816094009", "Chest"),
-    "CSPINE": ("122494005", "Cervical spine"),
-    "HEAD": ("69536005", "Head"),
-    "HEART": ("80891009", "Heart"),
-    "HIP": ("24136001", "Hip"),
-    "KNEE": ("72696002", "Knee"),
-    "LSPINE": ("122496007", "Lumbar spine"),
-    "NECK": ("45048000", "Neck"),
-    "PELVIS": ("816092008", "Pelvis"),
-    "PROSTATE": ("41216001", "Prostate"),
-    "SHOULDER": ("16982005", "Shoulder"),
-    "SPINE": ("421060004", "Spine"),
-    "TSPINE": ("122495006", "Thoracic spine"),
-}
-#: Where the body part is not known: the sequence may not be left out, and this says no more than is true.
-_SOMEWHERE: Final = ("123037004", "Body structure")
-#: Laterality -> FrameLaterality; U: unpaired, which is also all there is to say of what is not known.
-_SIDES: Final = {"L": "L", "R": "R", "B": "B"}
 _MAX_LT: Final = 10240
 
 
@@ -109,10 +86,8 @@ def _content(plane: ReconstructedPlane, place: Place, remarks: str) -> Dataset:
 
 def _anatomy(series: Series) -> Dataset:
     header = series.source.headers[0]
-    part = str(header.get("BodyPartExamined") or series.header.acquisition.get("BodyPartExamined") or "").upper()
-    value, meaning = _REGIONS.get(part, _SOMEWHERE)
-    side = _SIDES.get(str(header.get("Laterality") or ""), "U")
-    return _item(FrameLaterality=side, AnatomicRegionSequence=[code_item(Code(value, "SCT", meaning))])
+    part = header.get("BodyPartExamined") or series.header.acquisition.get("BodyPartExamined")
+    return anatomy.of_frames(str(part or ""), str(header.get("Laterality") or ""))
 
 
 def _item(**values: Any) -> Dataset:  # noqa: ANN401 - attributes of any VR

@@ -22,7 +22,7 @@ PRESENTATIONS: Final = frozenset({str(GrayscaleSoftcopyPresentationStateStorage)
 _FARTHEST: Final = 4.5
 #: Share of a part that an outline of many corners may leave outside.
 _OUTSIDE: Final = 0.2
-#: A written window may differ from the wanted one by what 16 characters of a DS lose.
+#: A written window or rescale may differ from the wanted one by what 16 characters of a DS lose.
 _DIGITS: Final = 1e-6
 
 
@@ -78,9 +78,8 @@ def _numbers(image: Dataset) -> list[int]:
 def _grey_faults(ds: Dataset, source: Source, result: Result, planes: set[int]) -> Iterator[str]:
     """The state replaces the images' own grey scale pipeline: it must repeat their rescale, and say a window."""
     slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
-    wrong = [
-        one for one in sorted(planes) if (source.planes[one].slope, source.planes[one].intercept) != (slope, intercept)
-    ]
+    rescales = {one: (source.planes[one].slope, source.planes[one].intercept) for one in sorted(planes)}
+    wrong = [one for one, values in rescales.items() if not np.allclose(values, (slope, intercept), _DIGITS, 0)]
     if wrong:
         yield f"its rescale {slope:g}, {intercept:g} is not that of plane {wrong[0]}"
     windows = ds.get("SoftcopyVOILUTSequence") or ()

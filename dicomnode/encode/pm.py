@@ -11,6 +11,7 @@ from highdicom.pm import RealWorldValueMapping
 from pydicom import Dataset
 
 from dicomnode.dicom import MANUFACTURER, derive_uid
+from dicomnode.encode import anatomy
 from dicomnode.encode.common import MAX_LO, cut
 from dicomnode.encode.envelope import envelop
 from dicomnode.encode.identity import EncodeContext
@@ -61,7 +62,11 @@ def encode_parametric_map(source: Source, one: ParametricMap, context: EncodeCon
     ds = Dataset()
     ds.update(built)
     settle(ds, source, given, derive_uid(context.job_key, one.role + context.variant, "dimensions"))
-    return envelop(ds, source, context, role=one.role, series_number=series_number, description=one.label)
+    _ascend(ds, source)
+    envelop(ds, source, context, role=one.role, series_number=series_number, description=one.label)
+    # Optional, and dcmqi (3D Slicer's reader) ends without it.
+    ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(ds, source)]
+    return ds
 
 
 def _require_fit(source: Source, one: ParametricMap) -> None:
@@ -73,6 +78,32 @@ def _require_fit(source: Source, one: ParametricMap) -> None:
         )
     if not np.isfinite(one.values).all():
         raise EncodingError(f"{name} holds values that are not finite")
+
+
+def _ascend(ds: Dataset, source: Source) -> None:
+    """Put the frames in order along the normal: dcmqi 1.5.7 takes them for such, whatever their positions say."""
+    groups = list(ds.PerFrameFunctionalGroupsSequence)
+    orientation = source.images.orientation
+    normal = np.cross(orientation[:3], orientation[3:])
+    places = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], float) @ normal
+    order = np.argsort(places, kind="stable")
+    indices = sorted(group.FrameContentSequence[0].DimensionIndexValues for group in groups)
+    for place, index in zip(order, indices, strict=True):
+        groups[place].FrameContentSequence[0].DimensionIndexValues = index
+    ds.PerFrameFunctionalGroupsSequence = [groups[place] for place in order]
+    values = np.frombuffer(ds.FloatPixelData, "<f4").reshape(len(groups), -1)
+    ds.FloatPixelData = values[order].tobytes()
+
+
+def _anatomy(ds: Dataset, source: Source) -> Dataset:
+    """What the frames of the source say, else what the series does."""
+    header, frame = source.headers[0], source.planes[0].frame
+    for group in (
+        (header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence[0]) if frame else ()
+    ):
+        for item in group.get("FrameAnatomySequence") or ():
+            return Dataset(item)
+    return anatomy.of_frames(str(ds.get("BodyPartExamined") or ""), str(ds.get("Laterality") or ""))
 
 
 def _mapping(one: ParametricMap) -> RealWorldValueMapping:

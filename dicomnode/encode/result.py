@@ -10,7 +10,7 @@ from typing import Final
 
 from pydicom import Dataset
 
-from dicomnode.domain import Flavour, ObjectKind
+from dicomnode.domain import USUAL_KINDS, Flavour, ObjectKind
 from dicomnode.encode.cine import at_phase, counted_through
 from dicomnode.encode.enhanced_mr import encode_enhanced
 from dicomnode.encode.gate import check_objects
@@ -19,6 +19,8 @@ from dicomnode.encode.image import encode_images
 from dicomnode.encode.keys import encode_key_images
 from dicomnode.encode.marks import encode_marks
 from dicomnode.encode.mr import encode_reconstruction
+from dicomnode.encode.pm import encode_parametric_map
+from dicomnode.encode.presentation import encode_presentations
 from dicomnode.encode.report import encode_reports
 from dicomnode.encode.seg import encode_segmentation
 from dicomnode.encode.source import RawSource, Source
@@ -34,6 +36,8 @@ _SERIES: Final = {
     ObjectKind.REPORT: 50,
     ObjectKind.MARKS: 60,
     ObjectKind.KEY_IMAGES: 70,
+    ObjectKind.PRESENTATION: 80,
+    ObjectKind.PARAMETRIC_MAP: 90,
 }
 #: Further on by this: the LABELMAP flavour, the ENHANCED one.
 _LABELMAP_SERIES: Final = 5
@@ -60,7 +64,7 @@ def encode_result(
     result: Result,
     context: EncodeContext,
     *,
-    kinds: Collection[ObjectKind] = tuple(ObjectKind),
+    kinds: Collection[ObjectKind] = USUAL_KINDS,
     labelmap: bool = False,
     enhanced: bool = False,
     replaces: Replaced = MappingProxyType({}),
@@ -92,9 +96,11 @@ def encode_result(
         uid = str(source.headers[0].SeriesInstanceUID)
         extra = {"action": "result_unplaced", "series_uid": uid, "reason": why}
         logger.warning("Result goes without what would lie on the images", extra=extra)
-        result = replace(result, images=(), remarks=(*result.remarks, why))
+        result = replace(result, images=(), parametric_maps=(), remarks=(*result.remarks, why))
     if ObjectKind.IMAGE in kinds:
         yield from _images(source, result, context)
+    if ObjectKind.PARAMETRIC_MAP in kinds:
+        yield from _maps(source, result, context)
     if not result.reported:
         return
     whole = counted_through(source, result)
@@ -119,7 +125,11 @@ def left_out(source: Source | RawSource, result: Result, context: EncodeContext)
     Without a frame of reference nothing may lie on the images. What is left, reports, marks and pages, is sent: a
     finding must not be lost for want of an overlay. A result that has nothing else fails (`EncodingError`).
     """
-    lost = {"segmentation": bool(result.segmentations), "derived images": bool(result.images)}
+    lost = {
+        "segmentation": bool(result.segmentations),
+        "derived images": bool(result.images),
+        "parametric maps": bool(result.parametric_maps),
+    }
     if isinstance(source, RawSource) or not result.reported or not any(lost.values()):
         return ""
     why = unplaced(source.headers, context)
@@ -134,6 +144,15 @@ def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[
             if index == 0:
                 check_objects([dataset], source, result)  # the module tables say the same of every plane
             yield Encoded(dataset=dataset, role=image.role, index=index, kind=ObjectKind.IMAGE)
+
+
+def _maps(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:
+    """Parametric maps: nothing refers to them, and they refer to the source alone."""
+    first = context.series_number + _SERIES[ObjectKind.PARAMETRIC_MAP]
+    for number, one in enumerate(result.parametric_maps, first):
+        ds = encode_parametric_map(at_phase(source, one.phase), one, context, series_number=number)
+        check_objects([ds], source, result)
+        yield Encoded(dataset=ds, role=one.role, index=0, kind=ObjectKind.PARAMETRIC_MAP)
 
 
 def _reconstructions(source: RawSource, result: Result, context: EncodeContext, *, enhanced: bool) -> Iterator[Encoded]:
@@ -159,7 +178,7 @@ def _shared(
     kinds: Collection[ObjectKind],
     replaces: Replaced,
 ) -> Iterator[Encoded]:
-    """What refers to the source alone and is the same for every destination: the summary page and the marks."""
+    """What refers to the source alone and is the same for every destination: summary page, marks, presentations."""
     first = context.series_number
     if ObjectKind.SUMMARY in kinds:
         page = encode_summary(source, result, context, series_number=first + _SERIES[ObjectKind.SUMMARY])
@@ -170,6 +189,10 @@ def _shared(
         marks = encode_marks(source, result, context, series_number=number, replaces=marked)
         if marks is not None:
             yield Encoded(dataset=marks, role="marks", index=0, kind=ObjectKind.MARKS)
+    if ObjectKind.PRESENTATION in kinds:
+        number = first + _SERIES[ObjectKind.PRESENTATION]
+        for role, state in encode_presentations(source, result, context, series_number=number):
+            yield Encoded(dataset=state, role=role, index=0, kind=ObjectKind.PRESENTATION)
 
 
 def _referring(

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from dicomnode.domain import Flavour, ObjectKind, Output
+from dicomnode.domain import USUAL_KINDS, Flavour, ObjectKind, Output
 from dicomnode.store.jobs import Failure
 from dicomnode.store.pipelines import PipelineInfo
 
@@ -55,7 +55,7 @@ class Request:
     #: The site has accepted UIDs with leading zeros: results may repeat them.
     leading_zero_uids: bool = False
     #: Kinds of objects that some destination takes.
-    kinds: Sequence[ObjectKind] = tuple(ObjectKind)
+    kinds: Sequence[ObjectKind] = USUAL_KINDS
     #: Some destination wants segmentations as label maps.
     labelmap: bool = False
     #: Some destination wants images from k-space as multi-frame objects.

@@ -15,12 +15,15 @@ from dicomnode.config import Destination
 from dicomnode.dispatch import send_files
 from dicomnode.domain import JobState
 from dicomnode.store import deliveries, events
+from dicomnode.volumes.series import load
+from tests import phantoms
 from tests.acceptance.harness import RunningNode, cli, destination, rule
 from tests.acceptance.test_orthanc import validated
 from tests.factories import ct_series, write_series
 from tests.peers.orthanc import Orthanc
 
 SEG, LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+GSPS, MAP = "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.30"
 SR3D, KOS, SC = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -155,6 +158,43 @@ def test_a_late_image_makes_a_report_that_names_the_one_it_replaces(tmp_path: Pa
     [study] = second.PredecessorDocumentsSequence
     named = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
     assert named == first.SOPInstanceUID
+
+
+def test_presentation_states_and_maps_go_to_whom_asks_for_them_and_to_nobody_else(tmp_path: Path) -> None:
+    asks, does_not = Orthanc(tmp_path / "asks"), Orthanc(tmp_path / "does-not")
+    with asks, does_not:
+        wanted = ["segmentation", "presentation", "parametric_map"]
+        node = RunningNode(
+            tmp_path / "node",
+            rules=[rule(pipeline="bleeding", send_to=["ASKS", "DOES_NOT"])],
+            pipelines={"bleeding": {"class": "tests.toys:Bleeding", "options": {"says": "mapped"}}},
+            destinations={
+                "ASKS": destination(asks.port, "ORTHANC") | {"objects": wanted},
+                "DOES_NOT": destination(does_not.port, "ORTHANC"),
+            },
+        )
+        with node:
+            datasets = ct_series(8, rows=64, columns=64, values={"IssuerOfPatientID": "HOSPITAL"})
+            sources = send(node, tmp_path / "sent", datasets)
+            job = node.wait_closed(str(datasets[0].SeriesInstanceUID))[0]
+            shown = cli(node, "jobs", "show", str(job.id))
+        assert "1 presentation" in shown and "1 parametric_map" in shown
+        there = asks.datasets()
+        assert classes(there) == {SEG: 1, GSPS: 1, MAP: 1}
+        assert classes(does_not.datasets()) == {SEG: 1, SR3D: 2, KOS: 1, SC: 1}, "off unless the profile names them"
+    validated(sources, write_series(tmp_path / "results", there))
+    (state,) = [ds for ds in there if ds.SOPClassUID == GSPS]
+    (one,) = [ds for ds in there if ds.SOPClassUID == MAP]
+    assert len(state.GraphicAnnotationSequence) == 3 and "RUO" in state.SeriesDescription
+    images = load(sources).images
+    values = phantoms.mapped(images).parametric_maps[0].values
+    for frame, read in zip(
+        one.PerFrameFunctionalGroupsSequence,
+        np.frombuffer(one.FloatPixelData, "<f4").reshape(values.shape),
+        strict=True,
+    ):
+        place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        np.testing.assert_array_equal(read, values[np.linalg.norm(images.positions - place, axis=1).argmin()])
 
 
 def test_an_object_that_fails_the_gate_stops_its_job_alone(tmp_path: Path, started: Any) -> None:

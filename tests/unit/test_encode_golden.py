@@ -39,7 +39,7 @@ def _elements(ds) -> dict:
     for element in ds:
         if element.VR == "SQ":
             found[element.keyword] = [_elements(item) for item in element.value]
-        elif element.keyword == "PixelData":
+        elif element.keyword in ("PixelData", "FloatPixelData"):
             found[element.keyword] = f"{len(element.value)} bytes, sha256 {hashlib.sha256(element.value).hexdigest()}"
         else:
             value = element.value

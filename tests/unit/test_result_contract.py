@@ -29,10 +29,15 @@ def changed(result, **changes):
     return replace(result, segmentations=(first, *result.segmentations[1:]))
 
 
+def with_map(result, **changes):
+    one = dn.ParametricMap(quantity=phantoms.SCORE, unit=dn.Code("1", "UCUM", "no units"), **changes)
+    return replace(result, parametric_maps=(one,))
+
+
 def test_what_pipelines_say_is_accepted(images):
     for result in (
         phantoms.identity(images), phantoms.bleeding(images), phantoms.not_bleeding(images),
-        phantoms.not_evaluated(images),
+        phantoms.not_evaluated(images), phantoms.mapped(images),
     ):  # fmt: skip
         check_result(result, images)
 
@@ -63,6 +68,14 @@ def test_what_pipelines_say_is_accepted(images):
         (lambda r, _: replace(r, measurements=(replace(r.measurements[0], value=None),)), "say why"),
         (lambda r, _: replace(r, measurements=(replace(r.measurements[0], interval=(2.0, 3.0)),)), "outside"),
         (lambda r, _: replace(r, measurements=(replace(r.measurements[0], segment="a"),)), "unknown segment 'a'"),
+        (lambda r, i: with_map(r, values=np.zeros_like(i.array[1:])), "parametric map 'map' is float32"),
+        (lambda r, i: with_map(r, values=i.array.astype(np.float64)), "maps are float32"),
+        (lambda r, i: with_map(r, values=np.full_like(i.array, np.inf)), "parametric map 'map' holds values that are"),
+        (lambda r, i: with_map(r, values=i.array, shown=(1.0, 1.0)), "shows values from 1.0 to 1.0"),
+        (lambda r, i: with_map(r, values=i.array, phase=0), "parametric map 'map' is of phase 0"),
+        (lambda r, i: with_map(r, values=i.array, role="presentation"), "taken by the node"),
+        (lambda r, i: with_map(r, values=i.array, label="x" * 65), "a label of 1 to 64 characters"),
+        (lambda r, i: with_map(r, values=i.array, role=r.segmentations[0].role), "have the role"),
         (lambda r, i: phantoms.result(np.full_like(i.array, np.nan)), "not finite"),
         (lambda r, i: phantoms.result(np.zeros_like(i.array)), "constant"),
         (lambda r, i: phantoms.result(i.array[1:]), "the series is float32"),
