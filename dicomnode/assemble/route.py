@@ -142,10 +142,13 @@ class Router:
         first, settings = rules[0], self.config.pipelines[rules[0].pipeline]
         config_digest = self.config.job_digest(first)
         inputs = sorted(item.sop_instance_uid for item in held)
+        whose = sorted({item.patient_key for item in held})  # a corrected identity under the same UIDs is another job
         algorithm = info.algorithm or info.class_name
         completion = one.completion.value if one.completion else ""
         return NewJob(
-            key=dicom.digest(one.series_uid, *inputs, algorithm, info.version, info.weights_digest, config_digest),
+            key=dicom.digest(
+                one.series_uid, *inputs, *whose, algorithm, info.version, info.weights_digest, config_digest
+            ),
             series_uid=one.series_uid,
             study_uid=one.study_uid,
             revision=one.revision,

@@ -72,11 +72,14 @@ def _wanted(one: Series, held: Sequence[Instance], names: set[str], judge: Judge
 def combined(job: NewJob, found: Sequence[Member], quiet_s: float) -> NewJob:
     """``job`` of one of the series as the job of all of them."""
     inputs = sorted(item.sop_instance_uid for member in found for item in member.held)
+    whose = sorted({item.patient_key for member in found for item in member.held})
     study_uid = job.study_uid
     proof = f"study quiet for {quiet_s:g} s, {len(found)} series match"
     return replace(
         job,
-        key=dicom.digest("study", study_uid, *inputs, job.pipeline, job.version, job.weights_digest, job.config_digest),
+        key=dicom.digest(
+            "study", study_uid, *inputs, *whose, job.pipeline, job.version, job.weights_digest, job.config_digest
+        ),
         series_uid=study_uid,
         inputs=inputs,
         incomplete=any(member.series.incomplete for member in found),

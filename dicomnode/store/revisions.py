@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
+from dicomnode.dicom import digest
 from dicomnode.domain import JOB_MOVES, DeliveryState, JobState
 from dicomnode.store import deliveries, jobs, schema
 from dicomnode.store.events import note
@@ -71,6 +72,10 @@ def withhold_study(connection: Connection, study_uid: str, at: datetime) -> None
         # A stored job has its objects under their UIDs and must never run again; the others may, once it is settled.
         to = JobState.SUPERSEDED if job.state in (JobState.STORED, JobState.HELD) else JobState.CANCELLED
         jobs.move(connection, job, to, finished_at=at.timestamp())
+        if to is JobState.CANCELLED:
+            # It made nothing: once the identity is settled, the same images sent again make a job under its key.
+            retired = digest("withheld", job.key, str(job.id))
+            connection.execute(update(table).where(table.c.id == job.id).values(key=retired))
         unsent = deliveries.cancel_unsent(connection, job.id, at)
         text = f"its study carries several patient identities; {unsent} unsent objects withheld"
         note(connection, at, "job_cancelled", text, series_uid=job.series_uid, job_id=job.id)

@@ -352,6 +352,40 @@ def test_an_identity_conflict_stops_what_the_study_has_under_way(site: Callable[
     assert [job.state for job in made.jobs()] == [JobState.CANCELLED]
 
 
+@pytest.mark.parametrize("settled", ["p", "q"])
+def test_once_a_conflict_is_settled_the_same_images_make_a_job_again(site: Callable[..., Site], settled: str) -> None:
+    """Whichever of the two it was: corrected at the source, discarded here, and sent under the same UIDs."""
+    made = site()
+    made.send(ONE)
+    made.settle()
+    made.patient = "q"
+    made.send(TWO)
+    made.settle()
+    with made.database.write() as connection:
+        instances.forget(connection, [str(ds.SOPInstanceUID) for ds in (*ONE, *TWO)])
+    made.patient = settled
+    made.send(ONE)
+    made.settle(60)
+    assert made.get(ONE).state is SeriesState.ROUTED
+    first, second = sorted(made.jobs(), key=lambda job: job.id)
+    assert [first.state, second.state] == [JobState.CANCELLED, JobState.QUEUED]
+
+
+def test_the_same_images_of_another_patient_are_another_job(site: Callable[..., Site]) -> None:
+    """Results are known by UIDs that hang on the key: those of one patient must never carry another one's name."""
+    made = site()
+    made.send(ONE)
+    made.settle()
+    (before,) = made.jobs()
+    with made.database.write() as connection:
+        instances.forget(connection, [str(ds.SOPInstanceUID) for ds in ONE])
+    made.patient = "q"
+    made.send(ONE)
+    made.settle(60)
+    (after,) = [job for job in made.jobs() if job.id != before.id]
+    assert after.key != before.key and after.inputs == before.inputs
+
+
 def test_images_sent_again_after_their_retention_do_not_replace_the_whole_by_a_part(site: Callable[..., Site]) -> None:
     made = site()
     made.send(ONE)
