@@ -236,10 +236,12 @@ class ObjectKind(StrEnum):
     PRESENTATION = "presentation"
     #: Parametric Map: a number for every voxel.
     PARAMETRIC_MAP = "parametric_map"
+    #: The segmented phases of a cine as series of their own, with segmentations and marks on them.
+    PHASES = "phases"
 
 
 #: What a destination takes unless its profile says otherwise. The others are made where somebody asks for them.
-_UNUSUAL: Final = (ObjectKind.PRESENTATION, ObjectKind.PARAMETRIC_MAP)
+_UNUSUAL: Final = (ObjectKind.PRESENTATION, ObjectKind.PARAMETRIC_MAP, ObjectKind.PHASES)
 USUAL_KINDS: Final = tuple(kind for kind in ObjectKind if kind not in _UNUSUAL)
 
 

@@ -54,6 +54,7 @@ _DISPENSABLE: Final = (
     ObjectKind.MARKS,
     ObjectKind.PRESENTATION,
     ObjectKind.PARAMETRIC_MAP,
+    ObjectKind.PHASES,
 )
 _SYNTAXES: Final = {
     "explicit": "",  # what results are written in

@@ -19,6 +19,7 @@ from dicomnode.encode.image import encode_images
 from dicomnode.encode.keys import encode_key_images
 from dicomnode.encode.marks import encode_marks
 from dicomnode.encode.mr import encode_reconstruction
+from dicomnode.encode.phases import encode_phases
 from dicomnode.encode.pm import encode_parametric_map
 from dicomnode.encode.presentation import encode_presentations
 from dicomnode.encode.report import encode_reports
@@ -38,6 +39,7 @@ _SERIES: Final = {
     ObjectKind.KEY_IMAGES: 70,
     ObjectKind.PRESENTATION: 80,
     ObjectKind.PARAMETRIC_MAP: 90,
+    ObjectKind.PHASES: 110,
 }
 #: Further on by this: the LABELMAP flavour, the ENHANCED one.
 _LABELMAP_SERIES: Final = 5
@@ -117,6 +119,10 @@ def encode_result(
         check_objects([one.dataset for one in made], source, result)
         yield from made
         shared = []
+    if ObjectKind.PHASES in kinds and not why:
+        first = context.series_number + _SERIES[ObjectKind.PHASES]
+        for role, index, ds in encode_phases(source, result, context, series_number=first):
+            yield Encoded(dataset=ds, role=role, index=index, kind=ObjectKind.PHASES)
 
 
 def left_out(source: Source | RawSource, result: Result, context: EncodeContext) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from highdicom.seg import Segmentation
 from pydicom import dcmread
+from pydicom.uid import MRImageStorage
 
 from dicomnode.config import Destination
 from dicomnode.dispatch import send_files
@@ -29,10 +30,10 @@ KIT = {SEG: 2, SR3D: 3, KOS: 1, SC: 1}
 def started(tmp_path: Path) -> Iterator[Any]:
     made: list[tuple[Orthanc, RunningNode]] = []
 
-    def start(**sections: Any) -> tuple[Orthanc, RunningNode]:
+    def start(profile: dict[str, Any] | None = None, **sections: Any) -> tuple[Orthanc, RunningNode]:
         pacs = Orthanc(tmp_path)
         pacs.start()
-        to = {"PACS": destination(pacs.port, "ORTHANC")}
+        to = {"PACS": destination(pacs.port, "ORTHANC") | (profile or {})}
         node = RunningNode(tmp_path / "node", pipelines=PIPELINE, destinations=to, **sections)
         made.append((pacs, node))
         node.start()
@@ -76,6 +77,27 @@ def test_a_series_per_slice_becomes_one_job_whose_masks_lie_on_their_phases(tmp_
     assert f"job {job.id}: beating, closed" in cli(node, "series", str(datasets[0].SeriesInstanceUID))
     said = cli(node, "route", "--explain", str(tmp_path / "sent"))
     assert "cine makes one job of all it wants (7 series here), 4 s after the last image of the study" in said
+
+
+def test_phases_stand_as_series_of_their_own_where_the_profile_asks_for_them(tmp_path: Path, started: Any) -> None:
+    rules = [rule("cine", {"Modality": "MR"}, pipeline="beating")]
+    pacs, node = started(rules=rules, profile={"objects": ["phases", "summary"]})
+    datasets = cine.one_series(7, 8)
+    send(node, factories.write_series(tmp_path / "sent", datasets))
+    (job,) = node.wait_closed(str(datasets[0].SeriesInstanceUID))
+    there = pacs.datasets()
+    assert classes(there) == {MRImageStorage: 14, SEG: 2, SR3D: 1, SC: 1}
+    pixels = {str(ds.SOPInstanceUID): ds.pixel_array for ds in datasets}
+    phase_of = {}
+    for ds in there:
+        if ds.SOPClassUID == MRImageStorage:
+            origin = str(ds.SourceImageSequence[0].ReferencedSOPInstanceUID)
+            np.testing.assert_array_equal(ds.pixel_array, pixels[origin])
+            phase_of[str(ds.SeriesInstanceUID)] = ds.SeriesDescription.split("[")[1][:2]
+    on = {ds.SeriesDescription[-7:-5]: str(ds.ReferencedSeriesSequence[0].SeriesInstanceUID)
+          for ds in there if ds.SOPClassUID == SEG}  # fmt: skip
+    assert {word: phase_of[uid] for word, uid in on.items()} == {"ED": "ED", "ES": "ES"}
+    assert "18 objects for PACS" in cli(node, "jobs", "show", str(job.id))
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
