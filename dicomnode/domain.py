@@ -240,8 +240,9 @@ class ObjectKind(StrEnum):
     PHASES = "phases"
 
 
-#: What a destination takes unless its profile says otherwise. The others are made where somebody asks for them.
+#: Made where a destination's profile names them.
 _UNUSUAL: Final = (ObjectKind.PRESENTATION, ObjectKind.PARAMETRIC_MAP, ObjectKind.PHASES)
+#: What a destination takes unless its profile says otherwise.
 USUAL_KINDS: Final = tuple(kind for kind in ObjectKind if kind not in _UNUSUAL)
 
 
