@@ -161,6 +161,8 @@ def test_phase_images_are_the_same_for_the_scanner_and_in_both_forms_for_the_arc
             for number, (single, frame) in enumerate(zip(singles, whole.pixel_array, strict=True)):
                 live = answered.read_image(name, number)
                 assert live.image_type == kind
+                if component == "P":
+                    assert float(live.meta["WindowWidth"]) == float(single.WindowWidth) == 8192
                 assert np.array_equal(live.data[0, 0], single.pixel_array) and np.array_equal(frame, single.pixel_array)
     phase = next(ds for ds in found if ds.ImageType[2] == "P" and "NumberOfFrames" not in ds)
     mapping = phase.RealWorldValueMappingSequence[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -89,6 +90,8 @@ class Answers:
         meta["ImageColumnDir"] = [f"{value:.9f}" for value in plane.orientation[3:]]
         meta["ReconstructionMethod"] = made.label
         meta["ReconstructionLearned"] = "yes" if made.learned else "no"
+        if made.component == "P":  # all of it, as in the archive's copy: a console's own guess would cut the angles
+            meta["WindowCenter"], meta["WindowWidth"] = "0", f"{2 * math.pi * made.scale:.0f}"
         if plane.trigger_time is not None:
             meta["TriggerTime"] = f"{plane.trigger_time:g}"
         if said:
