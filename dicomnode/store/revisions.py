@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection, select, update
@@ -11,7 +12,7 @@ from dicomnode.dicom import digest
 from dicomnode.domain import JOB_MOVES, DeliveryState, JobState
 from dicomnode.store import deliveries, jobs, schema
 from dicomnode.store.events import note
-from dicomnode.store.jobs import Job
+from dicomnode.store.jobs import Job, NewJob
 from dicomnode.store.takeback import take_back
 
 
@@ -39,6 +40,19 @@ def supersede(
         note(connection, at, "job_superseded", text, series_uid=series_uid, job_id=job.id)
         done.append(job.id)
     return done
+
+
+def renewed(connection: Connection, new: NewJob) -> NewJob:
+    """``new`` under another key, if its own is that of a job that was set aside: one UID has one content.
+
+    So it is where the same images come again after their study's identity was settled, or a series was discarded: what
+    the earlier job made was withheld or replaced, and its objects have the UIDs that hang on the key.
+    """
+    table = schema.job
+    state = connection.scalar(select(table.c.state).where(table.c.key == new.key, table.c.revision < new.revision))
+    if state != JobState.SUPERSEDED.value:
+        return new
+    return replace(new, key=digest("again", new.key, str(new.revision)))
 
 
 def predecessor(connection: Connection, job: Job) -> Job | None:

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
+from sqlalchemy import update
 
 from dicomnode import config
 from dicomnode.assemble.assembler import Assembler
 from dicomnode.cli.route import _header
 from dicomnode.domain import Association, AssociationEnd, Completion, Instance, JobState, SeriesState
-from dicomnode.store import events, instances, jobs, pipelines, series
+from dicomnode.store import events, instances, jobs, pipelines, schema, series
 from dicomnode.store.db import Database, migrate, open_database
 from dicomnode.store.pipelines import PipelineInfo
 from tests import factories
@@ -350,6 +351,29 @@ def test_an_identity_conflict_stops_what_the_study_has_under_way(site: Callable[
     made.settle()
     assert made.get(TWO).state is SeriesState.REJECTED and "--discard" in made.get(TWO).reason
     assert [job.state for job in made.jobs()] == [JobState.CANCELLED]
+
+
+def test_what_was_withheld_with_its_objects_is_computed_anew_under_other_uids(site: Callable[..., Site]) -> None:
+    made = site()
+    made.send(ONE)
+    made.settle()
+    (before,) = made.jobs()
+    table = schema.job
+    with made.database.write() as connection:
+        connection.execute(update(table).where(table.c.id == before.id).values(state=JobState.STORED.value))
+    made.patient = "q"
+    made.send(TWO)
+    made.settle()
+    with made.database.write() as connection:
+        instances.forget(connection, [str(ds.SOPInstanceUID) for ds in (*ONE, *TWO)])
+    made.patient = "p"
+    for _ in range(2):
+        made.send(ONE)
+        made.settle(60)
+    assert made.get(ONE).state is SeriesState.ROUTED
+    first, second = sorted(made.jobs(), key=lambda job: job.id)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    assert first.key == before.key != second.key and first.inputs == second.inputs
 
 
 @pytest.mark.parametrize("settled", ["p", "q"])
