@@ -118,7 +118,11 @@ def _outline_faults(item: Dataset, mask: NDArray[np.bool_]) -> Iterator[str]:
     box = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]])
     if np.abs(np.array([points.min(axis=0), points.max(axis=0)]) - box).max() > _FARTHEST:
         yield "the outline lies beside what it outlines"
-    elif (part & ~inside(points, mask.shape)).sum() > max(2.0, _OUTSIDE * part.sum()):
+        return
+    (left, top), (right, bottom) = np.floor(points.min(axis=0)).astype(int), np.ceil(points.max(axis=0)).astype(int)
+    near = part[top:bottom, left:right]
+    held = int((near & inside(points - (left, top), near.shape)).sum())
+    if part.sum() - held > max(2.0, _OUTSIDE * part.sum()):
         yield "the outline leaves out much of what it outlines"
 
 
