@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dicomnode import pipeline as dn
 from dicomnode.kspace import Encoding, Flag
 from models.mr_recon import geometry, lines, prep
 from models.mr_recon.fft import fftc, ifftc
-from models.mr_recon.ladder import Problem
+from models.mr_recon.problem import Problem
 from pipelines import mr_readouts
 from pipelines.mr_readouts import Profiles
 
@@ -58,7 +57,7 @@ class Unit:
         self.images: dict[Frame, Gathered] = {}
         self.steps: set[tuple[int, ...]] = set()
         #: Where there is no noise scan.
-        self.noise = EdgeNoise() if noise else None
+        self.noise = prep.OwnNoise() if noise else None
 
     def add(self, readout: dn.Readout) -> None:
         """Take an imaging readout of a grid."""
@@ -69,7 +68,8 @@ class Unit:
         flagged = readout.has(Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
         image.lines.add(row, partition, profile, calibration=flagged)
         if self.noise is not None:
-            self.noise.add(readout)
+            share = 1.0 if self.profiles.epi else self.profiles.line.kept / self.profiles.line.columns
+            self.noise.add(readout.data, abs(row - middle), share)
         counters = (readout.average, readout.contrast, readout.set, readout.phase)
         self.steps.add((*counters, row, partition))
 
@@ -80,7 +80,7 @@ class Unit:
         image.samples.append(torch.tensor(readout.data[:, readout.discard_pre : last], dtype=torch.complex64))
         image.trajectory.append(trajectory)
         if self.noise is not None:
-            self.noise.add(readout)
+            self.noise.add(readout.data, 0, 1.0)
 
     def _image(self, readout: dn.Readout, distance: int) -> Gathered:
         key = (readout.contrast, readout.set, readout.phase)
@@ -131,31 +131,6 @@ class Unit:
             low, high = mr_readouts.measured_range(self.encoding, 2)
             return len(self.images[frame].lines), expected * (high - low)
         return sampling.measured, expected
-
-
-class EdgeNoise:
-    """Noise of the channels from the ends of readouts, by medians: signal in some of them moves it little."""
-
-    def __init__(self) -> None:
-        self.kept: list[NDArray[np.complex64]] = []
-
-    def add(self, readout: dn.Readout) -> None:
-        """Take the outermost samples of ``readout``."""
-        self.kept.append(prep.edges(readout.data))
-
-    def whitening(self) -> prep.Whitening:
-        """Scales of the channels; their correlation cannot be told from signal, so it is left.
-
-        Raises
-        ------
-        ValueError
-            All is zero.
-        """
-        # median of a Rayleigh variable over the root mean square of the complex one: sqrt(ln 2)
-        sd = np.median(np.abs(np.concatenate(self.kept, axis=1)), axis=1) / 0.8326
-        noise = prep.Noise()
-        noise.add((np.diag(sd) * np.sqrt(len(sd))).astype(np.complex64))
-        return noise.whitening(source="edges")
 
 
 def calibration_of(gathered: lines.Lines, rows: int, line: prep.Line, columns: tuple[int, int]) -> Tensor | None:

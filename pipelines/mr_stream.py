@@ -322,10 +322,10 @@ class Measurement(dn.Stream):
         except ValueError as error:
             self.notes.append(f"noise scan not used: {error}")
         if self.whitening is None:
-            noise = unit.noise or mr_images.EdgeNoise()
+            noise = unit.noise or prep.OwnNoise()
             try:
                 self.whitening = noise.whitening()
-                self.notes.append("no noise scan: noise estimated from the ends of the readouts")
+                self.notes.append("no noise scan: noise estimated from the quietest part of the readouts")
             except ValueError as error:
                 same = torch.eye(self.gate.coils, dtype=torch.complex64)
                 self.whitening = prep.Whitening(same, np.zeros(1), (), "none")

@@ -33,6 +33,8 @@ REPLICAS: Final = 6
 ITERATIONS: Final = 10
 #: Share of readout samples, at either end, whose spread is taken for noise where none was measured (ml-mr 1.4).
 EDGE: Final = 0.05
+#: Part of the lines, those farthest from the centre, that this is taken from: signal is least there.
+OUTER: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,24 @@ def refusal(checks: tuple[Check, ...]) -> str:
     return "; ".join(f"{check.name} {check.value:.3g} is above {check.limit:.3g}" for check in failed)
 
 
-def noise_of(y: Tensor, mask: Tensor) -> float:
-    """Standard deviation of one complex sample, from the ends of the readouts."""
+def noise_of(y: Tensor, mask: Tensor, outer: float = 1.0) -> float:
+    """Standard deviation of one complex sample, from the ends of the readouts.
+
+    Parameters
+    ----------
+    outer
+        Part of the lines, those farthest from the centre, that count.
+    """
     width = max(1, round(y.shape[-1] * EDGE))
     ends = torch.cat((y[..., :width], y[..., -width:]), -1)
-    kept = ends[(mask[..., :1] > 0).expand(ends.shape)]
+    there = mask[..., :1] > 0
+    if outer < 1.0:
+        lines = there.reshape(-1, there.shape[-2]).any(0).nonzero().flatten()
+        distance = (lines - y.shape[-2] // 2).abs()
+        chosen = torch.zeros(y.shape[-2], 1, dtype=torch.bool, device=y.device)
+        chosen[lines[distance.argsort(descending=True)[: max(1, round(outer * len(lines)))]]] = True
+        there = there & chosen
+    kept = ends[there.expand(ends.shape)]
     # median of a Rayleigh variable over its root mean square, sqrt(ln 2): signal in the ends moves the median little
     return float(kept.abs().median() / 0.8326)
 
@@ -74,7 +89,7 @@ def judge(image: Tensor, reference: Tensor, operator: Sense, y: Tensor, noise: f
     noise
         Standard deviation of a complex sample of ``y``; None where it was not measured.
     """
-    sd = noise_of(y, operator.mask) if noise is None else noise
+    sd = noise_of(y, operator.mask, OUTER) if noise is None else noise
     size = float(torch.linalg.vector_norm(y).clamp(min=torch.finfo(torch.float32).tiny))
     samples = float((operator.mask.expand(y.shape) > 0).sum())
     residual = [
@@ -103,14 +118,22 @@ def regular(mask: Tensor) -> bool:
     return int((gaps > usual).sum()) == 0 and int(((gaps > 1) & (gaps < usual)).sum()) <= 2
 
 
+def linear(operator: Sense, y: Tensor) -> Tensor:
+    """(row, column): CG-SENSE as its noise is measured."""
+    return _solved(operator, operator.adjoint(y))
+
+
+def _solved(operator: Sense, right: Tensor) -> Tensor:
+    return conjugate_gradient(operator.normal, right, iterations=ITERATIONS, damping=START_DAMPING)
+
+
 def noise_map(operator: Sense, noise: float) -> Tensor:
     """(row, column) standard deviation of CG-SENSE's noise, from pseudo-replicas averaged over 9 by 9 pixels."""
     generator = torch.Generator().manual_seed(0)
     shape = (REPLICAS, *operator.maps.shape[:-2], *operator.mask.shape[-2:])
     drawn = torch.randn(shape, dtype=torch.complex64, generator=generator).to(operator.maps.device)
     right = operator.adjoint((operator.mask > 0) * drawn * noise)
-    replicas = conjugate_gradient(operator.normal, right, iterations=ITERATIONS, damping=START_DAMPING)
-    power = replicas.abs().square().mean(0)
+    power = _solved(operator, right).abs().square().mean(0)
     return torch.nn.functional.avg_pool2d(power[None], 9, 1, 4, count_include_pad=False)[0].sqrt()
 
 

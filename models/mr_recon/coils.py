@@ -119,14 +119,39 @@ def espirit(acs: Tensor, shape: tuple[int, int], kernel: int = 6, threshold: flo
     -------
     complex64 (coil, row, column) of ``shape``.
     """
+    pixels = _pixels(acs, shape, kernel, threshold)
+    maps, values = _leading(pixels, principal(acs))
+    return torch.where(values > crop, _referenced(maps, principal(acs)), 0)
+
+
+def espirit_pair(
+    acs: Tensor, shape: tuple[int, int], kernel: int = 6, threshold: float = 0.02, crop: float = 0.8
+) -> Tensor:
+    """Two sets of ESPIRiT maps, for a field of view that is smaller than the body: two places share a pixel there.
+
+    Parameters are those of `espirit`; the second set is zero wherever one place is all that a pixel shows.
+
+    Returns
+    -------
+    complex64 (set, coil, row, column) of ``shape``.
+    """
+    pixels, start = _pixels(acs, shape, kernel, threshold), principal(acs)
+    first, value = _leading(pixels, start)
+    # without the first, the second eigenvector leads
+    left = pixels - value * torch.einsum("cyx,dyx->cdyx", first, first.conj())
+    second, lesser = _leading(left, start)
+    first, second = _referenced(first, start), _referenced(second, start)
+    return torch.stack((torch.where(value > crop, first, 0), torch.where(lesser > crop, second, 0)))
+
+
+def _pixels(acs: Tensor, shape: tuple[int, int], kernel: int, threshold: float) -> Tensor:
+    """(coil, coil, row, column): the matrix of every pixel whose eigenvalues are 1 where there is signal."""
     if min(acs.shape[-2:]) <= kernel:
         raise ValueError(f"ESPIRiT with kernel {kernel} needs more calibration than {tuple(acs.shape[-2:])}")
     acs = centre(acs, (min(acs.shape[-2], MOST_LINES), min(acs.shape[-1], MOST_COLUMNS)))
     correlation = _reproducing(acs, kernel, threshold)  # (coil, coil, 2 kernel - 1, 2 kernel - 1)
     # Not orthonormal: the kernel's sum over its samples is the pixel's matrix itself.
-    pixels = ifftc(centre(correlation, shape), (-2, -1)) * (shape[0] * shape[1]) ** 0.5
-    maps, values = _leading(pixels, principal(acs))
-    return torch.where(values > crop, _referenced(maps, principal(acs)), 0)
+    return ifftc(centre(correlation, shape), (-2, -1)) * (shape[0] * shape[1]) ** 0.5
 
 
 def _reproducing(acs: Tensor, kernel: int, threshold: float) -> Tensor:

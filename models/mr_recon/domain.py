@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 FULL, UNIFORM, VARIABLE, TWO_DIMENSIONAL = "full", "uniform", "variable", "two-dimensional"
@@ -60,6 +60,8 @@ class Domain:
     rows: Range
     columns: Range
     partial_fourier: bool
+    #: Trained accelerations of the weights for one coil by pattern; empty: the same weights serve one coil.
+    single: Mapping[str, Range] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Domain:
@@ -76,19 +78,21 @@ class Domain:
             rows=pair(record["rows"]),
             columns=pair(record["columns"]),
             partial_fourier=bool(record["partial_fourier"]),
+            single={name: pair(values) for name, values in record.get("single", {}).items()},
         )
 
     def refusal(self, facts: Facts) -> str:
         """Why the measurement is outside the trained domain; empty when it is inside."""
         if facts.pattern == FULL:
             return "fully sampled: nothing is missing that a network should fill"
-        if facts.pattern not in self.acceleration:
-            return f"{facts.pattern} sampling is not in the trained domain ({', '.join(self.acceleration)})"
+        accelerations = self.single if facts.coils == 1 and self.single else self.acceleration
+        if facts.pattern not in accelerations:
+            return f"{facts.pattern} sampling is not in the trained domain ({', '.join(accelerations)})"
         if facts.pattern == UNIFORM and facts.acceleration > facts.coils:
             return f"{facts.coils} coils cannot tell {facts.acceleration:g} folded images apart: a network would guess"
         if facts.partial_fourier and not self.partial_fourier:
             return "partial Fourier was not trained"
-        trained = self.acceleration[facts.pattern]
+        trained = accelerations[facts.pattern]
         if not trained.least * (1 - ROUNDING) <= facts.acceleration <= trained.most * (1 + ROUNDING):
             return f"acceleration {facts.acceleration:.2f} is outside {trained} trained for {facts.pattern} sampling"
         if facts.calibration < self.calibration[facts.pattern].least:

@@ -43,3 +43,25 @@ class Sense:
     def normal(self, x: Tensor) -> Tensor:
         """(..., row, column) to the same."""
         return self.adjoint(self.forward(x))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftSense:
+    """Measurement of images that lie over each other, each with coil maps of its own (Uecker, Magn Reson Med 2014)."""
+
+    #: complex64 (set, coil, row, column).
+    maps: Tensor
+    #: As ``Sense`` has it.
+    mask: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., set, row, column) to (..., coil, ky, kx)."""
+        return self.mask * fft2c((self.maps * x.unsqueeze(-3)).sum(-4))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """(..., coil, ky, kx) to (..., set, row, column)."""
+        return (self.maps.conj() * ifft2c(self.mask * y).unsqueeze(-4)).sum(-3)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """(..., set, row, column) to the same."""
+        return self.adjoint(self.forward(x))

@@ -20,6 +20,9 @@ class Ranges:
     #: All lines over measured lines, and width of the block; the block takes 0.2 to 0.5 of the measured lines.
     variable: tuple[float, float] = (2.0, 10.0)
     variable_calibration: tuple[int, int] = (6, 32)
+    #: Accelerations out of ``variable`` that are drawn more often, and the share of patterns drawn from them alone.
+    often: tuple[float, float] = (3.0, 6.0)
+    often_share: float = 0.0
     #: Share of uniform patterns, of blocks that lie off the centre, and of partial Fourier.
     uniform_share: float = 0.5
     shifted_share: float = 0.15
@@ -79,7 +82,8 @@ def draw(rng: np.random.Generator, rows: int, ranges: Ranges) -> Lines:
         width = int(rng.integers(ranges.uniform_calibration[0], ranges.uniform_calibration[1] + 1))
         lines = uniform(rows, acceleration, width, int(rng.integers(acceleration)), _within(shifted, width))
     else:
-        net = float(np.exp(rng.uniform(*np.log(ranges.variable))))
+        often = ranges.often_share > 0 and rng.random() < ranges.often_share
+        net = float(np.exp(rng.uniform(*np.log(ranges.often if often else ranges.variable))))
         width = int(np.clip(rng.uniform(0.2, 0.5) * rows / net, *ranges.variable_calibration))
         lines = variable(rows, net, width, rng, rng.uniform(1.5, 6.0), _within(shifted, width))
     if rng.random() < ranges.partial_share:

@@ -6,11 +6,16 @@ low-resolution copy, and k-space its measured samples. No homodyne weighting: th
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from models.mr_recon.coils import hann
 from models.mr_recon.fft import fft2c, ifft2c
+
+#: Part of k-space that there is on both sides of the centre at least: 9/16 acquired is 1/16 beyond it.
+CORE: Final = 1 / 16
 
 
 def core(sampled: Tensor) -> tuple[int, int]:
@@ -68,3 +73,16 @@ def pocs(kspace: Tensor, sampled: Tensor, iterations: int = 10) -> Tensor:
         image = (image * phase.conj()).real * phase
         filled = torch.where(sampled, kspace, fft2c(image))
     return ifft2c(filled)
+
+
+def filled(images: Tensor, region: Tensor) -> Tensor:
+    """Images (..., row, column) of the measured ``region`` (ky, kx) with the rest filled in.
+
+    Raises
+    ------
+    ValueError
+        Too little was measured beyond the centre.
+    """
+    if any(reach - 1 < CORE * size for reach, size in zip(core(region), region.shape, strict=True)):
+        raise ValueError("too little beyond the centre")
+    return pocs(fft2c(images), region)

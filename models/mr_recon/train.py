@@ -5,6 +5,7 @@ folder of them (images as ``models.cardiac.scd`` reads them, complete k-space as
 without it training is on simulation alone, and the log says which it was), trains, and writes weights, log and manifest
 beside this file (``--out``). Every step is seeded by its number, so a run that was stopped goes on as if it had not
 been; images and checkpoint lie in ``--work``. To adapt shipped weights to other data: ``--config tune --start FOLDER``.
+Weights for a single coil alone, added to a package: ``--config single --start FOLDER``.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from models.cardiac import scd
 from models.mr_recon import adapters, data, masks, verify
-from models.mr_recon.bundle import load, save
+from models.mr_recon.bundle import add_single, load, save
+from models.mr_recon.configs import CONFIGS, Config
 from models.mr_recon.net import START_DAMPING, Shape, Unrolled
 from models.mr_recon.simulate import Measurement, measure
 from models.mr_recon.solvers import conjugate_gradient
@@ -34,78 +35,22 @@ TEST_PATIENTS: Final = frozenset({"SCD0000501"})
 WATCHED_SLICES: Final = (5, 6)
 VALIDATE_EVERY: Final = 250
 CHECKPOINT_EVERY: Final = 50
-#: Columns: a slab is the least; more of them change nothing, the network's view is narrower than two slabs.
-COLUMNS: Final = (data.SLAB, 512)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What a training run is."""
+def loss_of(image: Tensor, slabs: data.Slabs, *, squared: bool = False) -> Tensor:
+    """Error of the complex image and of its magnitude, over the 99th percentile of the reference.
 
-    steps: int = 2600
-    #: Measurements of each step with one coil and with several, and slabs of each.
-    single: int = 2
-    multiple: int = 2
-    per_image: int = 1
-    #: Learning rate of Adam: a warm-up, a plateau, and a line down to nothing over the last part of the steps.
-    rate: float = 1.5e-3
-    warm_up: int = 50
-    decay: float = 0.35
-    clip: float = 1.0
-    #: Decay of the averaged weights, which are the ones shipped.
-    average: float = 0.995
-    hearts: int = 240
-    seed: int = 0
-    shape: Shape = field(default_factory=lambda: Shape(width=16))
-    ranges: masks.Ranges = field(default_factory=masks.Ranges)
-    coils: tuple[int, int] = (2, 20)
-
-    @property
-    def drawing(self) -> data.Drawing:
-        """What batches are drawn from."""
-        return data.Drawing(ranges=self.ranges, coils=self.coils)
-
-    def domain(self, rows: Iterable[int] = ()) -> dict[str, Any]:
-        """The trained-domain record; ``rows`` of complete k-space count beside those that were simulated."""
-        ranges, drawing = self.ranges, self.drawing
-        every = [*drawing.rows, *rows]
-        return {
-            "acceleration": {"uniform": list(ranges.uniform), "variable": list(ranges.variable)},
-            "calibration": {
-                "uniform": list(ranges.uniform_calibration),
-                "variable": list(ranges.variable_calibration),
-            },
-            "coils": [1, drawing.coils[1]],
-            "rows": [min(every), max(every)],
-            "columns": list(COLUMNS),
-            # a few were drawn, to make the network steady; none was measured, so they are refused
-            "partial_fourier": False,
-        }
-
-
-CONFIGS: Final = {
-    # three quarters of an hour on one free core
-    "cpu": Config(),
-    # from weights that exist, on other data; not run yet for want of complete k-space of patients
-    "tune": Config(steps=2000, rate=3e-4),
-    # not run yet: no such device was at hand
-    "gpu": Config(
-        steps=30_000,
-        single=6,
-        multiple=6,
-        per_image=2,
-        average=0.999,
-        hearts=2000,
-        shape=Shape(blocks=10, width=32, levels=4),
-    ),
-}
-
-
-def loss_of(image: Tensor, slabs: data.Slabs) -> Tensor:
-    """Mean absolute error of the complex image and of its magnitude, over the 99th percentile of the reference."""
+    Parameters
+    ----------
+    squared
+        Root mean square errors of each slab; else absolute ones.
+    """
     size = slabs.scale[:, None, None]
-    error = (image - slabs.reference) / size
-    return error.abs().mean() + ((image.abs() - slabs.reference.abs()) / size).abs().mean()
+    errors = ((image - slabs.reference).abs() / size, (image.abs() - slabs.reference.abs()) / size)
+    if squared:
+        # nothing is added under the root: no slab is without error, for its measurement has noise
+        return sum((error.square().mean((-2, -1)).sqrt().mean() for error in errors), torch.zeros(()))
+    return errors[0].mean() + errors[1].abs().mean()
 
 
 def psnr(image: Tensor, reference: Tensor) -> float:
@@ -120,12 +65,17 @@ def cg_sense(slabs: data.Slabs) -> Tensor:
     return conjugate_gradient(slabs.normal, slabs.right, iterations=10, damping=START_DAMPING)
 
 
+def cg_sense_on(device: torch.device) -> verify.Method:
+    """``cg_sense`` of measurements that lie elsewhere."""
+    return lambda slabs: cg_sense(slabs.to(device))
+
+
 class Trainer:
     """Network, averaged network and optimiser, with one checkpoint file."""
 
     def __init__(self, config: Config, work: Path, device: torch.device, pool: data.Pool) -> None:
         self.config, self.device, self.pool = config, device, pool
-        self.checkpoint = work / "checkpoint.pt"
+        self.checkpoint = work / ("checkpoint-single.pt" if config.only_single else "checkpoint.pt")
         torch.manual_seed(config.seed)
         self.net = Unrolled(config.shape).to(device)
         self.average = Unrolled(config.shape).to(device)
@@ -148,7 +98,8 @@ class Trainer:
 
     def begin_with(self, folder: Path) -> None:
         """Take the weights of a package of the same shape."""
-        weights = load(folder, self.device).net.state_dict()
+        package = load(folder, self.device)
+        weights = package.net_for(1 if self.config.only_single else 2).state_dict()
         self.net.load_state_dict(weights)
         self.average.load_state_dict(weights)
 
@@ -174,11 +125,14 @@ class Trainer:
             group["lr"] = self._rate()
         self.optimiser.zero_grad(set_to_none=True)
         for single, images in ((True, config.single), (False, config.multiple)):
-            rng = np.random.default_rng([config.seed, 3, self.step, single])
+            if not images:
+                continue
+            # what goes on from weights sees other draws than they did
+            rng = np.random.default_rng([config.seed, 5 if config.only_single else 3, self.step, single])
             slabs = data.draw_slabs(
                 self.pool, rng, config.drawing, single=single, images=images, per_image=config.per_image
             ).to(self.device)
-            loss = loss_of(self.net(slabs.normal, slabs.right), slabs)
+            loss = loss_of(self.net(slabs.normal, slabs.right), slabs, squared=config.squared)
             loss.backward()
             losses["single" if single else "multiple"] = float(loss.detach())
         size = torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
@@ -200,6 +154,12 @@ class Trainer:
         image: Tensor = self.average(slabs.normal, slabs.right)
         return image
 
+    def package_net(self) -> Unrolled:
+        """The averaged network as it is shipped: lines that were averaged need all iterations with one coil too."""
+        net = Unrolled(replace(self.config.shape, iterations=Shape().iterations))
+        net.load_state_dict(self.average.state_dict())
+        return net
+
     @torch.no_grad()
     def validate(self, held_out: dict[str, list[Measurement]]) -> dict[str, float]:
         """PSNR [dB] of zero-filling, CG-SENSE and the averaged network by kind of measurement."""
@@ -216,14 +176,13 @@ class Trainer:
         return record
 
 
-def watched(images: list[data.Image]) -> dict[str, list[Measurement]]:
-    """Frozen measurements of images that training does not see, two of each kind."""
-    kinds = {
-        "1 coil variable 4": (1, 4.0),
-        "8 coils variable 4": (8, 4.0),
-        "8 coils variable 8": (8, 8.0),
-        "8 coils uniform 4": (8, 0.0),
-    }
+def watched(images: list[data.Image], *, single: bool = False) -> dict[str, list[Measurement]]:
+    """Frozen measurements of images that training does not see, two of each kind; ``single``: of one coil alone."""
+    kinds = {"1 coil variable 4": (1, 4.0)}
+    if single:
+        kinds["1 coil variable 8"] = (1, 8.0)
+    else:
+        kinds |= {"8 coils variable 4": (8, 4.0), "8 coils variable 8": (8, 8.0), "8 coils uniform 4": (8, 0.0)}
     found: dict[str, list[Measurement]] = {}
     for name, (coils, net) in kinds.items():
         found[name] = []
@@ -243,7 +202,7 @@ def gather(
     words = f"{len(procedural)} procedurally generated hearts, random ellipses and polygons"
     if folder is None:
         watch = [data.draw_heart_image(np.random.default_rng([config.seed, 12, k])) for k in range(2)]
-        return data.Pool([], procedural), watch, words + "; no patient image"
+        return data.Pool([], procedural, config.shares), watch, words + "; no patient image"
     folders = [one for one in scd.patients(folder) if one.name not in TEST_PATIENTS]
     if layout not in ("auto", "scd") or not folders:
         found = adapters.find(folder, layout)
@@ -254,7 +213,7 @@ def gather(
             print(f"left out {name}: {reason}", flush=True)
         watch = [data.draw_heart_image(np.random.default_rng([config.seed, 12, k])) for k in range(2)]
         counts = f"{len(volumes)} files of complete k-space of {len({one.patient for one in volumes})} patients"
-        return data.Pool([], procedural, volumes=volumes), watch, f"{words}; {counts}"
+        return data.Pool([], procedural, config.shares, volumes), watch, f"{words}; {counts}"
     frames: list[data.Image] = []
     watch = []
     for k, one in enumerate(folders):
@@ -265,7 +224,7 @@ def gather(
                 frames += phases
         frames += data.scd_scouts(one)
     words += f"; {len(frames)} magnitude images of {', '.join(one.name for one in folders)} (Sunnybrook, CC0)"
-    return data.Pool(frames, procedural), watch, words
+    return data.Pool(frames, procedural, config.shares), watch, words
 
 
 def train(
@@ -284,9 +243,12 @@ def train(
     begun = time.monotonic()
     pool, watch, words = gather(folder, work, config, layout)
     print(f"training data: {words}", flush=True)
-    held_out, trainer = watched(watch), Trainer(config, work, device, pool)
-    if start is not None and not trainer.step:
-        trainer.begin_with(start)
+    held_out, trainer = watched(watch, single=config.only_single), Trainer(config, work, device, pool)
+    if config.only_single and start is None:
+        raise SystemExit("weights for one coil are added to a package: --start FOLDER names it")
+    if start is not None:
+        if not trainer.step:
+            trainer.begin_with(start)
         words += f"; begun with weights {load(start, device).sha256[:12]}"
     mark, running = time.monotonic(), {}  # type: float, dict[str, float]
     while trainer.step < config.steps and time.monotonic() - begun < limit_s:
@@ -305,28 +267,35 @@ def train(
         if trainer.step % CHECKPOINT_EVERY == 0:
             trainer.keep()
     trainer.keep()
-    finish(trainer, words, out, watch if verified else [])
+    finish(trainer, words, out, watch if verified else [], start)
 
 
-def finish(trainer: Trainer, words: str, out: Path, watch: list[data.Image]) -> None:
+def finish(trainer: Trainer, words: str, out: Path, watch: list[data.Image], start: Path | None = None) -> None:
     """Write weights, log and manifest; a run that is not at its end says so in the log.
 
     Parameters
     ----------
     watch
         Images that were kept from training: the domain is cut down to where the weights hold on them; none: it is not.
+    start
+        The package that weights for one coil are added to.
     """
+    config = trainer.config
     rows = [volume.read(0).shape[-2] for volume in trainer.pool.volumes]
-    record, found = trainer.config.domain(rows), {}  # type: dict[str, Any], dict[str, dict[int, list[float]]]
+    record, found = config.domain(rows), {}  # type: dict[str, Any], dict[str, dict[int, list[float]]]
     if watch:
         images = verify.images_for(watch)
-        found = verify.gains(trainer.averaged, lambda slabs: cg_sense(slabs.to(trainer.device)), images)
+        linear = cg_sense_on(trainer.device)
+        if config.only_single:
+            found = verify.gains(trainer.averaged, linear, images, coils=1, tried=verify.TRIED_SINGLE)
+        else:
+            found = verify.gains(trainer.averaged, linear, images)
         record = verify.kept(record, found)
     log = {
         "command": "python -m models.mr_recon.train",
-        "config": asdict(trainer.config),
+        "config": asdict(config),
         "steps": trainer.step,
-        "finished": trainer.step >= trainer.config.steps,
+        "finished": trainer.step >= config.steps,
         "training_seconds": round(trainer.seconds),
         "training_data": words,
         "device": trainer.device.type,
@@ -335,9 +304,14 @@ def finish(trainer: Trainer, words: str, out: Path, watch: list[data.Image]) -> 
         "gain_over_cg_sense": found,
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    save(trainer.average, out, record, words)
-    print(f"wrote {out / 'weights.safetensors'}")
+    if config.only_single:
+        assert start is not None
+        add_single(trainer.package_net(), start, out, record["acceleration"], words)
+    else:
+        save(trainer.average, out, record, words)
+    name = "training-single.json" if config.only_single else "training.json"
+    (out / name).write_text(json.dumps(log, indent=1) + "\n")
+    print(f"wrote the weights into {out}")
 
 
 def main() -> None:

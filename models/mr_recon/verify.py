@@ -7,7 +7,7 @@ at every acceleration, smooth phantoms among them, for these are hardest for a n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ PHANTOMS: Final = 1
 COILS: Final = 8
 #: Accelerations that are tried, by pattern; a range ends at the last that held.
 TRIED: Final = {UNIFORM: (2, 3, 4, 5, 6, 8), VARIABLE: (2, 4, 6, 8, 10)}
+#: With one coil regular lines are refused whatever was trained.
+TRIED_SINGLE: Final = {VARIABLE: TRIED[VARIABLE]}
 SNR: Final = 40.0
 #: Fewest calibration lines with uniform sampling. Set after seeing real data: with 16 lines a sphere in 16 coils, 10
 #: after compression, came out 0.3-0.5 dB worse than CG-SENSE of all 16, with 24 and 32 lines 0.1-0.5 dB better.
@@ -41,12 +43,18 @@ def images_for(watch: list[data.Image]) -> list[data.Image]:
     return [*watch[:2], sphere, *shapes]
 
 
-def gains(network: Method, linear: Method, images: list[data.Image]) -> dict[str, dict[int, list[float]]]:
+def gains(
+    network: Method,
+    linear: Method,
+    images: list[data.Image],
+    coils: int = COILS,
+    tried: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, dict[int, list[float]]]:
     """PSNR of the network over CG-SENSE [dB] by pattern, acceleration and image."""
     found: dict[str, dict[int, list[float]]] = {}
-    for pattern, tried in TRIED.items():
+    for pattern, accelerations in (TRIED if tried is None else tried).items():
         found[pattern] = {}
-        for acceleration in tried:
+        for acceleration in accelerations:
             found[pattern][acceleration] = []
             for number, image in enumerate(images):
                 rng, rows = np.random.default_rng([SEED, acceleration, number]), image.shape[0]
@@ -54,7 +62,7 @@ def gains(network: Method, linear: Method, images: list[data.Image]) -> dict[str
                     lines = masks.uniform(rows, acceleration, 16, number)
                 else:
                     lines = masks.variable(rows, acceleration, round(0.4 * rows / acceleration), rng)
-                slabs = data.slabs_of([measure(rng, image, COILS, lines, snr=SNR, method="choose")], None)
+                slabs = data.slabs_of([measure(rng, image, coils, lines, snr=SNR, method="choose")], None)
                 ours, theirs = (metrics.figures(f(slabs)[0], slabs.reference[0])["psnr"] for f in (network, linear))
                 found[pattern][acceleration].append(round(ours - theirs, 2))
             if min(found[pattern][acceleration]) < 0 < len(found[pattern]) - 1:
@@ -66,6 +74,8 @@ def kept(record: dict[str, Any], found: dict[str, dict[int, list[float]]]) -> di
     """The trained-domain record without the patterns and accelerations at which any image lost."""
     ranges = {}
     for pattern, (least, most) in record["acceleration"].items():
+        if pattern not in found:
+            continue
         held: list[int] = []
         for acceleration, values in found[pattern].items():
             if min(values) >= 0.0:

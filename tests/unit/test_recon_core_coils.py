@@ -161,3 +161,31 @@ def test_maps_of_few_lines_beat_espirit_there(body: Scene) -> None:
         image = conjugate_gradient(operator.normal, operator.adjoint(y), iterations=12, damping=2e-3)
         found[name] = decibels(image * body.body, body.object)
     assert found["low"] > found["espirit"]
+
+
+def test_where_the_body_folds_over_two_sets_of_maps_explain_what_one_cannot() -> None:
+    whole = scene(96, COLUMNS)
+    images = whole.maps * whole.object
+    rows = 64  # of 77 rows of body
+    folded = torch.zeros(len(whole.maps), rows, COLUMNS, dtype=torch.complex64)
+    for row in range(96):
+        folded[:, (row - 16) % rows] += images[:, row]
+    acs = coils.centre(fft2c(folded), (20, COLUMNS))
+    one, two = coils.espirit(acs, (rows, COLUMNS)), coils.espirit_pair(acs, (rows, COLUMNS))
+    known = torch.linalg.vector_norm(one, dim=0) > 0
+    known[:25] = known[39:] = False  # nothing folds in between
+    torch.testing.assert_close(two[0][:, known], one[:, known], atol=1e-4, rtol=1e-3)
+
+    def left(maps: Tensor) -> float:
+        """Part of the folded coil images that no image seen through the (set, coil, row, column) maps explains."""
+        span = maps.permute(2, 3, 1, 0)  # (row, column, coil, set)
+        seen = folded.permute(1, 2, 0)[..., None]
+        rest = seen - span @ torch.linalg.pinv(span, rtol=1e-3) @ seen
+        return float(torch.linalg.vector_norm(rest) ** 2 / torch.linalg.vector_norm(seen) ** 2)
+
+    assert left(two) < 0.2 * left(one[None])
+
+
+def test_a_body_in_the_field_of_view_has_one_set_of_maps(body: Scene) -> None:
+    two = coils.espirit_pair(body.acs(20), (ROWS, COLUMNS))
+    assert float((two[1].abs().sum(0) > 0)[body.body].float().mean()) < 0.05

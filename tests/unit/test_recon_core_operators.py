@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.mr_recon import coils, compress, nufft, sparse, wavelet
 from models.mr_recon.fft import fft2c, ifft2c
-from models.mr_recon.linops import Operator, Sense
+from models.mr_recon.linops import Operator, Sense, SoftSense
 from tests.mrd_factory import Ellipse
 
 SIZES = st.tuples(st.integers(12, 41), st.integers(12, 41))
@@ -41,6 +41,20 @@ def test_sense_has_its_adjoint_with_any_weights(size: tuple[int, int], count: in
     assert_adjoint(
         Sense(noise(count, *size), mask), noise(*frames, *size, seed=2), noise(*frames, count, *size, seed=3)
     )
+
+
+@few
+@given(SIZES, st.integers(1, 4), st.sampled_from([(), (2,)]))
+def test_two_sets_of_maps_have_their_adjoint(size: tuple[int, int], count: int, frames: tuple[int, ...]) -> None:
+    mask = torch.rand((*frames, 1, *size), generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    operator = SoftSense(noise(2, count, *size), mask)
+    assert_adjoint(operator, noise(*frames, 2, *size, seed=2), noise(*frames, count, *size, seed=3))
+
+
+def test_two_sets_of_maps_measure_the_sum_of_their_images() -> None:
+    maps, mask, x = noise(2, 3, 12, 14), torch.ones(1, 12, 14), noise(2, 12, 14, seed=5)
+    apart = sum(Sense(maps[k], mask).forward(x[k]) for k in range(2))
+    torch.testing.assert_close(SoftSense(maps, mask).forward(x), apart)
 
 
 @few

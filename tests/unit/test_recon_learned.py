@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.mr_recon import bundle, checks, data, masks, phantoms, simulate
+from models.mr_recon import bundle, checks, data, masks, phantoms, simulate, symmetry
 from models.mr_recon.domain import Domain, Facts
 from models.mr_recon.linops import Sense
 from models.mr_recon.net import Shape, UNet, Unrolled
@@ -182,6 +182,52 @@ def test_noise_is_found_at_the_ends_of_the_readouts():
     assert checks.noise_of(noise, torch.ones(1, 128, 200)) == pytest.approx(0.3, rel=0.05)
 
 
+def test_noise_of_the_outer_lines_is_free_of_the_centres_signal():
+    noise = 0.3 * torch.randn(4, 128, 200, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    noise[:, 20:108] += 5.0
+    mask = torch.ones(1, 128, 200)
+    mask[:, 1::2] = 0.0
+    assert checks.noise_of(noise * mask, mask, 0.25) == pytest.approx(0.3, rel=0.05)
+    assert checks.noise_of(noise * mask, mask) > 3.0
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 8])
+def test_reflections_are_undone_and_differ(number):
+    x = torch.randn(3, 6, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    found = [change(x) for change in symmetry.reflections(number)]
+    assert torch.equal(found[0], x)
+    for change, image in zip(symmetry.reflections(number), found, strict=True):
+        torch.testing.assert_close(change.back(image), x)
+    assert all(not torch.allclose(a, b) for k, a in enumerate(found) for b in found[:k])
+
+
+def test_there_are_eight_reflections_and_no_more():
+    with pytest.raises(ValueError, match="1 to 8"):
+        symmetry.reflections(9)
+
+
+def test_what_knows_no_direction_is_its_own_mean(measured):
+    """CG-SENSE commutes with every reflection, if the reflected measurement is the measurement of the reflection."""
+    operator = Sense(measured.maps[None], measured.mask[None])
+    right = operator.adjoint(measured.y[None])
+
+    def linear(normal, b):
+        return conjugate_gradient(normal, b, iterations=6, damping=1e-2)
+
+    torch.testing.assert_close(
+        symmetry.averaged(linear, operator.normal, right, 8), linear(operator.normal, right), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_errors_with_a_direction_cancel_in_the_mean():
+    """A network that is wrong along the rows in one way is wrong in the other in the flipped image."""
+    truth = torch.ones(1, 8, 8, dtype=torch.complex64)
+    slope = torch.linspace(-1, 1, 8)[:, None]
+    for number in (2, 4, 8):
+        found = symmetry.averaged(lambda _, right: right * (1 + slope), lambda x: x, truth, number)
+        torch.testing.assert_close(found, truth, atol=1e-5, rtol=1e-5)
+
+
 def test_package_loads_what_was_saved_and_runs_on_leading_axes(tmp_path, network, measured):
     bundle.save(network, tmp_path, RECORD, "shapes")
     learned = bundle.load(tmp_path, torch.device("cpu"))
@@ -189,7 +235,58 @@ def test_package_loads_what_was_saved_and_runs_on_leading_axes(tmp_path, network
     y = torch.stack((measured.y, 2.0 * measured.y))
     images = learned.reconstruct(measured.maps, y, measured.mask)
     assert images.shape == (2, 64, 56)
-    torch.testing.assert_close(images[0], reconstructed(network, measured.maps, measured.y, measured.mask))
+    operator = Sense(measured.maps[None], measured.mask[None])
+    with torch.no_grad():
+        mean = symmetry.averaged(network, operator.normal, operator.adjoint(measured.y[None]), bundle.VARIANTS)
+    torch.testing.assert_close(images[:1], mean)
+
+
+@pytest.fixture
+def two_networks(tmp_path, network):
+    """A package whose weights for one coil are those of another network."""
+    torch.manual_seed(9)
+    other = Unrolled(TINY).eval()
+    bundle.save(network, tmp_path, RECORD, "shapes")
+    bundle.add_single(other, tmp_path, tmp_path, {"variable": [2.0, 6.0]}, "more shapes")
+    return tmp_path, other
+
+
+def test_one_coil_has_weights_of_its_own_where_the_package_has_them(two_networks, network):
+    folder, other = two_networks
+    learned = bundle.load(folder, torch.device("cpu"))
+    for mine, theirs in ((learned.net_for(1), other), (learned.net_for(2), network)):
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+    y, ones = torch.randn(1, 32, 24, dtype=torch.complex64), torch.ones(1, 32, 24)
+    operator = Sense(ones[None].to(torch.complex64), ones[None])
+    with torch.no_grad():
+        mean = symmetry.averaged(other, operator.normal, operator.adjoint(y[None]), bundle.VARIANTS_SINGLE)
+    torch.testing.assert_close(learned.reconstruct(ones.to(torch.complex64), y, ones), mean[0])
+
+
+def test_weights_for_one_coil_have_a_domain_of_their_own(two_networks):
+    domain = bundle.load(two_networks[0], torch.device("cpu")).domain
+    alone = replace(INSIDE, coils=1, pattern="variable", acceleration=6.0)
+    assert domain.refusal(alone) == ""
+    assert "2 to 6" in domain.refusal(replace(alone, acceleration=7.0))
+    assert domain.refusal(replace(alone, acceleration=7.0, coils=8)) == ""
+    assert "uniform sampling" in domain.refusal(replace(alone, pattern="uniform", acceleration=2.0))
+
+
+def test_a_package_with_weights_for_one_coil_can_be_written_elsewhere(two_networks, network, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("copy")
+    bundle.add_single(network, two_networks[0], elsewhere, {"variable": [2.0, 4.0]}, "shapes")
+    learned = bundle.load(elsewhere, torch.device("cpu"))
+    assert learned.single is not None and learned.domain.single["variable"].most == 4.0
+    assert learned.manifest["single"]["training_data"] == "shapes"
+
+
+def test_weights_for_one_coil_that_are_not_the_manifests_are_refused(two_networks):
+    file = two_networks[0] / bundle.SINGLE
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(bytes(raw))
+    with pytest.raises(bundle.WeightsMismatchError, match="single"):
+        bundle.load(two_networks[0], torch.device("cpu"))
 
 
 def test_weights_that_are_not_the_manifests_are_refused(tmp_path, network):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from models.mr_recon import bundle, data, masks, metrics, phantoms, simulate, verify
 from models.mr_recon.net import Shape
-from models.mr_recon.train import CONFIGS, Config, Trainer, finish, train
+from models.mr_recon.train import CONFIGS, Config, Trainer, finish, loss_of, train
 
 TINY = Config(steps=4, single=1, multiple=1, hearts=2, coils=(2, 3), shape=Shape(blocks=1, width=4, levels=2))
 CPU = torch.device("cpu")
@@ -165,3 +166,79 @@ def test_gains_are_over_cg_sense_at_every_acceleration(monkeypatch):
     image = shapes(1)[0]
     found = verify.gains(lambda s: s.reference * 1.0 + 1e-6, lambda s: s.right, [image])
     assert found["uniform"][2][0] > 20.0 and found["variable"][4][0] > 20.0
+
+
+def test_accelerations_that_matter_most_are_drawn_most():
+    ranges = masks.Ranges(uniform_share=0.0, partial_share=0.0, shifted_share=0.0, often=(3.0, 4.0), often_share=0.8)
+    drawn = [160 / masks.draw(np.random.default_rng(k), 160, ranges).sum() for k in range(200)]
+    inside = np.mean([2.9 <= net <= 4.2 for net in drawn])
+    assert 0.75 < inside < 0.95 and min(drawn) < 2.9 and max(drawn) > 4.2
+
+
+def test_squared_errors_weigh_large_ones_more():
+    image = np.ones((112, 112), np.float32)
+    made = simulate.measure(np.random.default_rng(1), image, 1, np.ones(112, bool), snr=30.0, method="true")
+    slabs = data.slabs_of([made], None)
+    size = float(slabs.scale[0])
+    spread = slabs.reference * (1 + 0.1 * size / slabs.reference.abs())  # 0.1 of the scale everywhere
+    peak = slabs.reference.clone()
+    peak[0, 0, 0] *= 1 + 0.1 * size * 112 * 112 / float(peak[0, 0, 0].abs())  # the same sum at one place
+    assert float(loss_of(spread, slabs)) == pytest.approx(0.2, rel=1e-3)
+    assert float(loss_of(peak, slabs)) == pytest.approx(0.2, rel=1e-3)
+    assert float(loss_of(spread, slabs, squared=True)) == pytest.approx(0.2, rel=1e-3)
+    assert float(loss_of(peak, slabs, squared=True)) == pytest.approx(0.2 * 112, rel=1e-3)
+
+
+ALONE = replace(
+    TINY, steps=2, multiple=0, squared=True, shape=replace(TINY.shape, iterations=1),
+    ranges=masks.Ranges(uniform_share=0.0, partial_share=0.0),
+)  # fmt: skip
+
+
+def test_weights_for_one_coil_are_trained_from_a_package_and_added_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "TRIED_SINGLE", {"variable": (2, 4)})
+    package, work = tmp_path / "package", tmp_path / "work"
+    train(replace(TINY, steps=1), None, work, package, CPU, verified=False)
+    before = (package / bundle.WEIGHTS).read_bytes()
+    train(ALONE, None, work, package, CPU, start=package, verified=True)
+    learned, log = bundle.load(package, CPU), json.loads((package / "training-single.json").read_text())
+    assert (package / bundle.WEIGHTS).read_bytes() == before
+    assert learned.single is not None and learned.single.shape.iterations == Shape().iterations
+    assert any(
+        not torch.equal(a, b) for a, b in zip(learned.single.parameters(), learned.net.parameters(), strict=True)
+    )
+    assert log["steps"] == 2 and log["training_data"].endswith(f"begun with weights {learned.sha256[:12]}")
+    assert set(log["gain_over_cg_sense"]) == {"variable"}
+    # the log has one loss a step, and held-out measurements of one coil
+    assert all("8 coils" not in key for record in log["held_out"] for key in record)
+
+
+def test_weights_for_one_coil_need_a_package(tmp_path):
+    with pytest.raises(SystemExit, match="--start"):
+        train(ALONE, None, tmp_path / "work", tmp_path / "out", CPU)
+
+
+def test_one_iteration_solves_one_coil():
+    """What training spares: A^H A of one coil is a projection."""
+    image = shapes(1)[0]
+    lines = masks.variable(112, 3.0, 12, np.random.default_rng(0))
+    slabs = data.slabs_of([simulate.measure(np.random.default_rng(1), image, 1, lines, snr=30.0, method="true")], None)
+    trainer = Trainer(ALONE, Path("unused"), CPU, data.Pool([], shapes()))
+    four = trainer.package_net()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            trainer.average(slabs.normal, slabs.right), four(slabs.normal, slabs.right), atol=0.05, rtol=2e-2
+        )
+
+
+def test_shipped_configurations_stay_in_what_a_domain_may_hold():
+    single = CONFIGS["single"]
+    assert single.only_single and not CONFIGS["cpu"].only_single
+    assert single.ranges.variable == CONFIGS["cpu"].ranges.variable
+    assert single.shape.width == CONFIGS["cpu"].shape.width  # it goes on from those weights
+
+
+def test_gains_of_one_coil_and_of_the_patterns_asked_for(monkeypatch):
+    found = verify.gains(lambda s: s.reference + 1e-6, lambda s: s.right, shapes(1), coils=1, tried={"variable": (3,)})
+    assert list(found) == ["variable"] and found["variable"][3][0] > 20.0
+    assert list(verify.kept(CONFIGS["single"].domain(), found)["acceleration"]) == ["variable"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from dicomnode.kspace import Flag
 from models.mr_recon import prep
+from tests.mrd_factory import Scan
 
 
 def coloured(covariance: np.ndarray, samples: int, seed: int = 0) -> np.ndarray:
@@ -110,3 +114,48 @@ def test_a_readout_that_starts_before_the_grid_is_cut() -> None:
     line = prep.Line.of(8, 1.0, 1.0)
     placed = line.place(torch.arange(8.0).to(torch.complex64)[None], center=6)
     assert placed[0].real.tolist() == [2, 3, 4, 5, 6, 7, 0, 0]
+
+
+def own_noise(scan: Scan) -> prep.Whitening:
+    noise = prep.OwnNoise()
+    for readout in scan.readouts():
+        noise.add(readout.data, abs(readout.step_1 - scan.center), 1 / scan.oversampling)
+    return noise.whitening()
+
+
+def scanned_noise(scan: Scan) -> prep.Whitening:
+    noise = prep.Noise()
+    for readout in replace(scan, noise_lines=64).readouts():
+        if readout.has(Flag.IS_NOISE_MEASUREMENT):
+            noise.add(readout.data)
+    return noise.whitening()
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        Scan(matrix=(64, 64), coils=6, noise=0.01, acceleration=3, acs=16, pattern="variable"),
+        Scan(matrix=(128, 128), coils=1, noise=0.01, acceleration=4, acs=16, pattern="variable"),
+        Scan(matrix=(128, 128), coils=2, noise=0.05, gains=(1.0, 3.0)),
+        Scan(matrix=(128, 128), coils=4, noise=0.02, fov=(170.0, 256.0)),  # the body reaches beyond the field of view
+    ],
+    ids=["variable", "one coil", "gains", "folded"],
+)
+def test_noise_without_a_scan_is_that_of_the_scan(scan: Scan) -> None:
+    assert own_noise(scan).sd == pytest.approx(scanned_noise(scan).sd, rel=0.2)
+
+
+def test_noise_without_oversampling_comes_from_the_outer_lines() -> None:
+    scan = Scan(matrix=(128, 128), coils=4, noise=0.03, oversampling=1.0)
+    made, known = own_noise(scan), scanned_noise(scan)
+    assert made.source == "edges"
+    assert made.sd == pytest.approx(known.sd, rel=0.25)
+
+
+def test_no_readout_and_no_signal_at_all_are_said() -> None:
+    with pytest.raises(ValueError, match="no noise samples"):
+        prep.OwnNoise().whitening()
+    silent = prep.OwnNoise()
+    silent.add(np.zeros((2, 128), np.complex64), 0, 0.5)
+    with pytest.raises(ValueError, match="is zero"):
+        silent.whitening()

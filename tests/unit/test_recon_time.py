@@ -24,5 +24,5 @@ def test_a_slice_is_ready_within_two_seconds_of_its_last_line() -> None:
         took = time.process_time() - began
     finally:
         torch.set_num_threads(threads)
-    assert made.label == "CG-SENSE"
+    assert made.label == "CS wavelet"  # four folded images in eight coils: the slower of the two
     assert took < 2.0, f"{took:.2f} s"
