@@ -17,7 +17,7 @@ from pydicom.uid import EnhancedMRImageStorage
 
 from dicomnode import pipeline as dn
 from dicomnode.dicom import RAW_DATA_STORAGE
-from dicomnode.encode import enhanced_groups
+from dicomnode.encode import anatomy, enhanced_groups
 from dicomnode.encode.enhanced_mr import encode_enhanced
 from dicomnode.encode.gate import check_objects
 from dicomnode.encode.mr import encode_reconstruction
@@ -247,8 +247,8 @@ def _without(ds: Dataset, keyword: str) -> Dataset:
 def test_regions_are_codes_that_exist(tmp_path):
     found = (getattr(codes.SCT, name) for name in dir(codes.SCT) if name[0].isupper())
     known = {code.value for code in found}
-    assert {value for value, _ in enhanced_groups._REGIONS.values()} <= known
+    assert {value for value, _ in anatomy._REGIONS.values()} <= known
     source = source_of(tmp_path, Scan(), source=like(BodyPartExamined="HEART"))
     _, (ds,) = both(source, series())
-    anatomy = ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
-    assert anatomy.AnatomicRegionSequence[0].CodeMeaning == "Heart" and anatomy.FrameLaterality == "U"
+    seen = ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
+    assert seen.AnatomicRegionSequence[0].CodeMeaning == "Heart" and seen.FrameLaterality == "U"
