@@ -37,7 +37,7 @@ Slices = NDArray[np.float32]
 
 
 class CTDenoising(dn.Pipeline[dn.ImageSeries]):
-    algorithm = dn.Algorithm(name="ct-denoising", version="1.0.0", weights="models/ct_denoise")
+    algorithm = dn.Algorithm(name="ct-denoising", version="1.1.0", weights="models/ct_denoise")
     accepts_incomplete = True  # every slice is worked on by itself
 
     @dataclass(frozen=True)

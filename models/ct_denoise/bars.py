@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +64,40 @@ def failed(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]
         for bar in BARS
         if not bar.met(after[bar.figure]) and bar.miss(after[bar.figure]) > bar.miss(before[bar.figure]) + SLACK
     ]
+
+
+def verdicts(found: dict[str, Any], default: float = 0.6) -> list[dict[str, Any]]:
+    """The bars of stage 1 against what was measured at strength ``default``, as far as ``found`` holds it."""
+    rows: list[dict[str, Any]] = []
+
+    def row(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
+        bar = Bar(figure="", name=name, low=low, high=high)
+        rows.append({"bar": str(bar), "measured": value, "met": bar.met(value)})
+
+    images = {(one["group"], one["method"]): one for one in found.get("images", [])}
+    for group, low in (("synthetic", 0.5), ("real head + 12 HU", 0.0), ("real body + 20 HU", 0.4)):
+        best = images.get((group, "BM3D, true spectrum"))
+        for name in ("ours, strength 1", "ours, strength 1, told") if best else ():
+            row(f"{name}: dB above BM3D, {group}", images[group, name]["psnr_db"] - best["psnr_db"], low)
+    head = images.get(("real head + 12 HU", "ours, strength 1"))
+    if head:
+        row("SSIM, real head", head["ssim"], 0.935)
+    bench_rows = [one for one in found.get("bench", []) if one["method"] == "ours, strength 0.6"]
+    if bench_rows:
+        measured = figures(bench_rows[0])
+        for bar in BARS:
+            row(f"bench: {bar.name}", measured[bar.figure], bar.low, bar.high)
+    kept = [one for one in found.get("insertion", []) if one["strength"] == default]
+    if kept:
+        every = [value for one in kept for key, value in one.items() if key.startswith("kept_")]
+        row("inserts kept in the test images' noise, mean", sum(every) / len(every), 0.85)
+        row("inserts kept in the test images' noise, least", min(every), 0.75)
+    for name, (_ratio, low, _high) in found.get("observers", {}).items():
+        row(f"lower limit of the detectability ratio, {name}", low, 0.95)
+    if found.get("hemorrhage"):
+        for figure, high in (("probability", 0.05), ("volume", 0.05)):
+            largest = max(abs(one[f"shift_of_{figure}"]) for one in found["hemorrhage"])
+            row(f"largest shift of a hemorrhage's {figure} by denoising", largest, high=high)
+    if "speed" in found:
+        row("CPU seconds per 512 x 512 slice", found["speed"]["cpu_s_per_slice_512"], high=0.20)
+    return rows

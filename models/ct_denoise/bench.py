@@ -31,6 +31,8 @@ DISC_MM: Final = 14.0
 RING_MM: Final = 56.0
 #: The MITA low-contrast inserts: diameter [mm], contrast [HU].
 INSERTS: Final = ((3.0, 14.0), (5.0, 7.0), (7.0, 5.0), (10.0, 3.0))
+#: Rows and columns in the middle of the disc, where noise is measured.
+CORE: Final = slice(SIZE // 2 - 40, SIZE // 2 + 40)
 #: Seeds of the bench, apart from training and from the other evaluations.
 SEED: Final = 3_000_000
 
@@ -85,13 +87,12 @@ def run(bench: Bench, denoise: Denoiser) -> dict[str, float]:
     discs = (denoise(plain_in + bench.discs) - plain).mean(0)
     inserts = (denoise(plain_in + bench.inserts) - plain).mean(0)
     found: dict[str, float] = {}
-    core = slice(SIZE // 2 - 40, SIZE // 2 + 40)
-    left, given = _deviations(plain)[:, core, core], _deviations(bench.noise)[:, core, core]
-    found["noise_in_hu"], found["noise_out_hu"] = float(given.std()), float(left.std())
+    left, given = _deviations(plain)[:, CORE, CORE], _deviations(bench.noise)[:, CORE, CORE]
+    found["noise_in_hu"], found["noise_out_hu"] = noise_in(bench), float(left.std())
     found["noise_reduction"] = 1.0 - found["noise_out_hu"] / found["noise_in_hu"]
     before, after = (metrics.mean_frequency(*metrics.noise_spectrum(part, PIXEL_MM)) for part in (given, left))
     found["spectrum_shift"] = after / before - 1.0
-    found["mean_shift_hu"] = float((plain - plain_in)[:, core, core].mean())
+    found["mean_shift_hu"] = float((plain - plain_in)[:, CORE, CORE].mean())
     for contrast, place in zip(CONTRASTS, places(len(CONTRASTS)), strict=True):
         pair = [metrics.ttf50(part, pixel(place), DISC_MM, PIXEL_MM) for part in (bench.discs, discs)]
         found[f"ttf50_{contrast:.0f}"] = pair[1] / pair[0]
@@ -101,6 +102,11 @@ def run(bench: Bench, denoise: Denoiser) -> dict[str, float]:
     found["false_blobs"] = false_blobs(left)
     found["false_blobs_gaussian"] = false_blobs(gaussian_of_equal_noise(given, found["noise_out_hu"]))
     return found
+
+
+def noise_in(bench: Bench) -> float:
+    """Noise of the bench's images in the middle of the disc [HU]."""
+    return float(_deviations(bench.noise)[:, CORE, CORE].std())
 
 
 def _deviations(images: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ HU_RANGE: Final = (-1024.0, 2000.0)
 #: Share of the least-squares estimate in what the presets take away; the rest is the cautious estimate. Chosen on the
 #: physics bench (CARD.md): more of it loses faint small objects faster than it removes noise.
 PRESET_SHARE: Final = 0.0
-#: The cautious estimate is too small: times this, strength 0.6 takes away about half of the noise.
-PRESET_GAIN: Final = 1.24
+#: The cautious estimate is too small: times this, strength 0.6 takes away nearly half of the noise. More would fail the
+#: bar of inserts, less that of noise (CARD.md).
+PRESET_GAIN: Final = 1.235
 #: Above this strength, and above every preset, the share rises to 1: the least-squares estimate alone has the best PSNR
 #: and loses faint small objects.
 PRESETS_UP_TO: Final = 0.8

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.ct_denoise import effect, evaluate
+from models.ct_denoise import bars, effect, evaluate
 from models.ct_denoise.bundle import load
 from models.hemorrhage import cases
 from models.hemorrhage.cases import Study
@@ -53,7 +53,7 @@ def test_a_shift_beyond_the_bar_is_called_missed():
     ]
     met = {
         row["bar"].split(" of a hemorrhage's ")[1].split(" ")[0]: row["met"]
-        for row in evaluate.verdicts({"hemorrhage": rows})
+        for row in bars.verdicts({"hemorrhage": rows})
     }
     assert met == {"probability": True, "volume": False}
 

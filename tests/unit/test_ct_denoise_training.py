@@ -312,6 +312,21 @@ def test_rows_of_other_methods_are_taken_over_on_equal_cases_and_only_there(tmp_
         evaluate.compare(weights, [other], tmp_path, False, marked)
 
 
+def test_bench_rows_of_other_methods_are_taken_over_at_the_same_noise(monkeypatch):
+    made = bench.Bench.make(12.0, 3, KERNELS["std"])
+    monkeypatch.setattr(evaluate, "BENCH_HU", (12.0,))
+    monkeypatch.setattr(bench.Bench, "make", lambda *_: made)
+    runs = []
+    monkeypatch.setattr(bench, "run", lambda *_: runs.append(1) or {"noise_in_hu": bench.noise_in(made)})
+    weights = net.build("denoise_unet", {"widths": [8, 8, 8], "blocks": 1})
+    first = evaluate.physics(weights, 3)
+    assert evaluate.physics(weights, 3, first) == first
+    assert len(runs) == len(first) + len([row for row in first if row["method"].startswith("ours")])
+    louder = [row | {"noise_in_hu": 2.0 * row["noise_in_hu"]} for row in first]
+    runs.clear()
+    assert evaluate.physics(weights, 3, louder) == first and len(runs) == len(first)
+
+
 def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
     command = ["evaluate", "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "evaluation.json")]
     monkeypatch.setattr(
