@@ -16,8 +16,8 @@ from torch import Tensor
 
 from models.mr_recon import coils
 from models.mr_recon.fft import fft2c
-from models.mr_recon.ladder import Problem
 from models.mr_recon.nufft import NonUniform
+from models.mr_recon.problem import Problem
 
 #: Option -> value 3 of ImageType.
 COMPONENTS: Final = {"magnitude": "M", "phase": "P", "real": "R", "imaginary": "I"}

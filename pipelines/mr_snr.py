@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.mr_recon import ladder
-from models.mr_recon.ladder import Outcome, Problem
+from models.mr_recon.ladder import Outcome
+from models.mr_recon.problem import Problem
 from pipelines import mr_readouts
 from pipelines.mr_images import Part, Unit, window_at
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,6 +16,8 @@ from dicomnode.pipeline import ReconstructedPlane, Reconstruction
 #: What writing a position as DS may cost [mm]; a radiologist's tolerance is a hundred times that.
 POSITION_MM: Final = 1e-6
 COSINE: Final = 1e-9
+#: Largest phase, with what float32 makes of it [rad].
+HALF_TURN: Final = math.pi * (1 + 1e-6)
 #: Has no place in MR Image Storage, or would say something that is not so.
 _FORBIDDEN: Final = ("RescaleSlope", "RescaleIntercept", "SourceImageSequence", "AcquisitionDate", "AcquisitionTime")
 
@@ -63,6 +66,8 @@ def pixel_faults(stored: NDArray[np.integer], plane: ReconstructedPlane, slope: 
     inside = (stored > kind.min) & (stored < kind.max)
     if (np.abs(stored * slope - plane.array)[inside] > 0.501 * slope + 1e-6 * np.abs(plane.array[inside])).any():
         yield "stored values and RealWorldValueMappingSequence do not give the plane back"
+    if component == "P" and np.abs(plane.array).max() > HALF_TURN:
+        yield "its phases go beyond half a turn: they are said to be in radians"
     if component == "M" and plane.array.max() > 0 and not stored.any():
         yield "every stored value is 0: the scale is too small"
 

@@ -171,6 +171,13 @@ def test_phase_is_mapped_to_radians_and_the_window_shows_all_of_it(source):
     assert whole.ComplexImageComponent == "PHASE"
 
 
+def test_degrees_are_not_sent_as_radians(source):
+    degrees = series(plane(array=np.full((4, 6), 90.0, np.float32)), component="P", scale=100.0)
+    for encode in (encode_reconstruction, encode_enhanced):
+        with pytest.raises(EncodingError, match="beyond half a turn"):
+            list(encode(source, degrees, phantoms.context()))
+
+
 def test_signal_to_noise_says_that_it_is_and_has_no_unit(source):
     singles, (whole,) = both(source, series(snr=True, scale=10.0))
     for mapping in (singles[0].RealWorldValueMappingSequence[0], group(whole, 0, "RealWorldValueMappingSequence")):
