@@ -57,6 +57,9 @@ STREAK_HU: Final = (-30.0, 120.0)
 STREAK_SHARE: Final = 0.02
 STREAK_PLANES: Final = 0.1
 STREAK_BLUR_MM: Final = 3.0
+#: From this thickness of open planes on the vault has been opened [mm]: sutures and canals are narrower than what the
+#: mask closes, and a burr hole is 14 mm wide.
+OPEN_MM: Final = 15.0
 #: Planes that are looked at for streaks: thin slices show the same ones again.
 MOST_PLANES: Final = 48
 #: Noise above which a series is smoothed, and what is aimed at [HU]; brain kernels give 3-6.
@@ -132,7 +135,7 @@ def require_head(series: dn.ImageSeries) -> Head:
         weights_mm=weights,
         voxel_ml=voxel,
         coverage=coverage,
-        limits=tuple(_limits(series, soft, away, coverage)),
+        limits=(*_limits(series, soft, away, coverage), *_opened(series, values, inside, weights)),
         notes=noted,
     )
 
@@ -220,6 +223,18 @@ def _limits(series: dn.ImageSeries, values: NDArray[np.float32], brain: Mask, co
     if streaked > max(1.0, STREAK_PLANES * planes):
         limits.append(f"limited quality: streaks, metal or air within the brain in {streaked} of {planes} planes")
     return limits
+
+
+def _opened(
+    series: dn.ImageSeries, values: NDArray[np.float32], inside: Mask, weights_mm: NDArray[np.float64]
+) -> list[str]:
+    """A skull that is open above its widest plane, where every skull is closed; below, the base has gaps of its own."""
+    height = series.positions[:, 2]
+    above = height >= height[int(inside.sum(axis=(1, 2)).argmax())]
+    is_open = above & intracranial.open_planes(values, inside, series.pixel_spacing)
+    if weights_mm[is_open].sum() < OPEN_MM:
+        return []
+    return [f"the vault is open in {is_open.sum()} planes: an operated head, which the algorithm was not made for"]
 
 
 def _hole(steps_mm: NDArray[np.float64]) -> str:

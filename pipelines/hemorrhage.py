@@ -103,7 +103,7 @@ REMARKS: Final = (
 
 
 class HemorrhageDetection(dn.Pipeline[dn.ImageSeries]):
-    algorithm = dn.Algorithm(name="hemorrhage-detection", version="0.3.0", weights="models/hemorrhage")
+    algorithm = dn.Algorithm(name="hemorrhage-detection", version="0.4.0", weights="models/hemorrhage")
     accepts_incomplete = True  # blood that is seen must be said; nothing is called absent then
 
     @dataclass(frozen=True)

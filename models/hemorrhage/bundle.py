@@ -20,7 +20,7 @@ WEIGHTS: Final = "weights.safetensors"
 #: What every manifest of this model says beside the figures.
 STATEMENT: Final[dict[str, Any]] = {
     "name": "intracranial-hemorrhage",
-    "version": "0.3.0",
+    "version": "0.4.0",
     "licence": "Apache-2.0",
     "intended_use": "research use only; not a medical device; not for diagnosis or triage of patients",
     "input": {
@@ -38,6 +38,7 @@ STATEMENT: Final[dict[str, Any]] = {
 POSTPROCESSING: Final[dict[str, Any]] = {
     "seed_probability": 0.5,  # hysteresis: a lesion needs a voxel above this
     "grow_probability": 0.3,  # and goes on as far as this
+    "wide_probability": {"subarachnoid": 0.05},  # of its own class: lesions of this class go on as far as this
     "minimum_ml": {
         "epidural": 0.3,
         "subdural": 1.0,
@@ -50,11 +51,14 @@ POSTPROCESSING: Final[dict[str, Any]] = {
     "cavity_probability": 0.5,
     "part_share": 0.15,  # the part of a lesion inside a ventricle is a lesion of its own from this share on
     "part_ml": 0.2,  # and from this volume on
+    "opinion_share": 0.25,  # pixels that are called otherwise than the rest are a lesion of their own likewise
+    "opinion_ml": 1.0,
     "shape_weight": 1.0,  # of the lesion network's logarithm of probability beside the pixels'
     "ventricle_probability": 0.3,
     "ventricle_overlap": 0.1,  # of a lesion called intraventricular
     "vertex_bone_share": 0.5,  # of a lesion's voxels with bone above or below: it then needs asymmetry
     "vertex_asymmetry_hu": 8.0,
+    "vertex_brain_hu": 20.0,  # with only bone across, against brain; a real head's rim is 14 HU brighter (data.rim)
     "rim_mm": 2.8,  # a lesion reaches at least this far from bone: thinner is the inner table's bright rim
     "mirror": True,  # mean of the slice and its mirror image
 }

@@ -137,8 +137,12 @@ def negatives(found: dict[str, Any]) -> str:
     )
 
 
-def judge(made: dict[str, Any]) -> str:
+def judge(made: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """blast-ct on simulated heads."""
+    outside = [row for row in rows if row["kind"] in ("epidural", "subdural")]
+    heads = ("epidural or subdural blood", "mL", "brighter than brain by [HU]", "Dice")
+    by_contrast = sorted(outside, key=lambda row: -float(row["contrast_hu"]))
+    keys = ("name", "truth_ml", "contrast_hu", "extra_axial_dice")
     return (
         f"### Does the simulated blood look real?\n\nblast-ct, trained on real scans, on {made['heads'][0]} simulated "
         f"heads with blood (near the blood) and {made['heads'][1]} without (whole skull), one model: median Dice "
@@ -146,7 +150,8 @@ def judge(made: dict[str, Any]) -> str:
         f"({made['inside_heads']} heads), "
         f"{number(made['extra_axial_dice'])} for epidural and subdural ({made['extra_axial_heads']}), "
         f"{number(made['subarachnoid_dice'])} for subarachnoid ({made['subarachnoid_heads']}; it has no class for it); "
-        f"on negatives {', '.join(f'{ml:.2f} mL' for ml in made['false_ml_negative']) or 'it was not asked'}.\n"
+        f"on negatives {', '.join(f'{ml:.2f} mL' for ml in made['false_ml_negative']) or 'it was not asked'}.\n\n"
+        + table(heads, [[row[key] for key in keys] for row in by_contrast])
     )
 
 
@@ -160,7 +165,7 @@ def render(found: dict[str, Any]) -> str:
     if "negatives" in made:
         parts.append(negatives(found))
     if "judge" in made:
-        parts.append(judge(made["judge"]))
+        parts.append(judge(made["judge"], found["blastct_synthetic"]))
     return "\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ CAVITY_ML: Final = (900.0, 2600.0)  # ml-ct 1.1
 EXTENT_MM: Final = 90.0
 #: With less cavity than this [mL] nothing was assessed: a phantom, a neck, or a few slices of a skull base.
 ASSESSED_ML: Final = 200.0
+#: Outside these nothing was assessed either: fluid, fat or air below; above, more than half of the cavity would have to
+#: be blood (55 HU and more), which no patient survives; livers and kidneys with dye lie there [HU].
+ASSESSED_HU: Final = (0.0, 60.0)
 SLICES: Final = 12
 
 Progress = Callable[[float], None]
@@ -124,8 +127,11 @@ class Detector:
         volume = _cavity_ml(work, placed)
         if volume < ASSESSED_ML:
             return _nothing(values_hu.shape, f"not assessed: the intracranial cavity measures {volume:.0f} mL")
+        brain = _brain_hu(work)
+        if not ASSESSED_HU[0] <= brain <= ASSESSED_HU[1]:
+            return _nothing(values_hu.shape, f"not assessed: the brain's median is {brain:.0f} HU")
         shift, note = midline.shift_mm(work.left, work.cavity > 0.5, depth_mm)
-        source = _to_source(work, labels, placed, frame, self.package.postprocessing["grow_probability"])
+        source = _to_source(work, labels, placed, frame, self.package.postprocessing)
         progress(1.0)
         return Detection(
             labels=source[0],
@@ -228,7 +234,7 @@ class Detector:
 
 
 def _to_source(
-    work: Work, labels: NDArray[np.uint8], placed: Placed, frame: inputs.Frame, grow: float
+    work: Work, labels: NDArray[np.uint8], placed: Placed, frame: inputs.Frame, rules: Mapping[str, Any]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.bool_]]:
     """Labels, probability and cavity on the source grid.
 
@@ -239,7 +245,10 @@ def _to_source(
     wide = np.where(labels > 0, labels, near.numpy().astype(np.uint8))
     fine = placed.back(probability, frame, linear=True)
     named = placed.back(wide.astype(np.float32), frame, linear=False).astype(np.uint8)
-    named[fine <= grow] = 0
+    least = np.full(len(CLASSES) + 1, rules["grow_probability"], np.float32)
+    for name, wide in rules["wide_probability"].items():
+        least[CLASSES.index(name) + 1] = wide
+    named[fine <= least[named]] = 0
     cavity = placed.back(work.cavity, frame, linear=True) > 0.5
     return placed.restore(named), placed.restore(fine.astype(np.float16)), placed.restore(cavity)
 
@@ -249,17 +258,19 @@ def _cavity_ml(work: Work, placed: Placed) -> float:
     return float((area * placed.thickness_mm).sum()) * inputs.WORK_MM**2 / 1000.0
 
 
+def _brain_hu(work: Work) -> float:
+    """Median of the cavity; ``work`` has one."""
+    return float(np.median(work.hu[work.cavity > 0.5]))
+
+
 def _doubts(work: Work, placed: Placed, depth_mm: NDArray[np.float64]) -> str:
     """Why this series is unlike the heads the network was trained on, or nothing."""
-    cavity = work.cavity > 0.5
     notes = []
-    volume = _cavity_ml(work, placed)
+    volume, brain = _cavity_ml(work, placed), _brain_hu(work)
     if not CAVITY_ML[0] <= volume <= CAVITY_ML[1]:
         notes.append(f"the intracranial cavity measures {volume:.0f} mL")
-    if cavity.any():
-        brain = float(np.median(work.hu[cavity]))
-        if not BRAIN_HU[0] <= brain <= BRAIN_HU[1]:
-            notes.append(f"the brain's median is {brain:.0f} HU")
+    if not BRAIN_HU[0] <= brain <= BRAIN_HU[1]:
+        notes.append(f"the brain's median is {brain:.0f} HU")
     if float(depth_mm.max()) < EXTENT_MM or len(depth_mm) < SLICES:
         notes.append(f"only {max(0.0, float(depth_mm.max())):.0f} mm below the vertex in {len(depth_mm)} slices")
     return "; ".join(notes)

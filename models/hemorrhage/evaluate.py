@@ -33,6 +33,8 @@ POINTS: Final = ("triage", "second-read")
 #: Simulated heads that blast-ct judges: with blood, and without. ml-ct 4.2 asks for 20 and 10, which take it about
 #: 20 minutes of one core (``--judged 20 10``).
 JUDGED: Final = (8, 1)
+#: Brain without its fluid lies above [HU].
+BRAIN_LEAST_HU: Final = 20.0
 #: How far beyond the blood blast-ct is asked [mm].
 MARGIN_MM: Final = 12.0
 
@@ -217,10 +219,17 @@ class Judge:
                 "inside_dice": metrics.dice(truth >= 4, np.isin(found, (baselines.IPH, baselines.IVH))),
                 "extra_axial_dice": metrics.dice(np.isin(truth, (1, 2, 3)), found == baselines.EXTRA_AXIAL),
                 "oedema_ml": study.volume_ml(raw == baselines.OEDEMA),
+                "contrast_hu": _contrast_hu(study, truth > 0, inside),
             }
             rows.append(row)
             print(f"blast-ct: {study.name}: Dice {row['dice']:.2f}, {time.process_time() - begun:.0f} s", flush=True)
         return rows
+
+
+def _contrast_hu(study: Study, blood: Mask, inside: Mask) -> float | None:
+    """How much brighter the blood is than the rest of the skull's content, by medians; None without blood."""
+    rest = inside & ~blood & (study.hu > BRAIN_LEAST_HU)
+    return float(np.median(study.hu[blood]) - np.median(study.hu[rest])) if blood.any() else None
 
 
 def _around(blood: Mask, study: Study) -> Mask:

@@ -38,12 +38,10 @@ LEAST_AREA_CM2: Final = 6.0
 
 def mask(hu: Array, pixel_spacing: tuple[float, float]) -> Mask:
     """True inside the skull; ``hu`` (slice, row, column), all False where there is no closed ring of bone."""
-    size = tuple(max(8, round(n * mm / PIXEL_MM)) for n, mm in zip(hu.shape[1:], pixel_spacing, strict=True))
-    coarse = F.adaptive_avg_pool2d(torch.from_numpy(hu)[:, None], size)[:, 0].numpy()
-    pixel = tuple(n * mm / s for n, mm, s in zip(hu.shape[1:], pixel_spacing, size, strict=True))
+    coarse, pixel = _coarse(hu, pixel_spacing)
     closed = [_closed_bone(plane, pixel) for plane in coarse]
     soft = (coarse > CONTENT_HU[0]) & (coarse < CONTENT_HU[1])
-    filled = np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(bone))[8:-8, 8:-8] > 0 for bone in closed])
+    filled = _filled(closed)
     inside = _largest(filled & (coarse > STREAK_HU) & (coarse < CONTENT_HU[1]), pixel)
     bone = np.stack([sitk.GetArrayFromImage(plane)[8:-8, 8:-8] > 0 for plane in closed])
     _follow(inside, soft & ~bone, pixel)
@@ -55,6 +53,27 @@ def mask(hu: Array, pixel_spacing: tuple[float, float]) -> Mask:
     up = F.interpolate(torch.from_numpy(inside.astype(np.float32))[:, None], hu.shape[1:], mode="bilinear")
     fine: Mask = up[:, 0].numpy() > 0.5
     return fine
+
+
+def open_planes(hu: Array, inside: Mask, pixel_spacing: tuple[float, float]) -> Mask:
+    """Planes whose ring of bone leaves open what ``inside`` (slice, row, column), the `mask`, holds there: (slice,)."""
+    coarse, pixel = _coarse(hu, pixel_spacing)
+    held, _ = _coarse(inside.astype(np.float32), pixel_spacing)
+    ringed = _filled([_closed_bone(plane, pixel) for plane in coarse]) & (held > 0.5)
+    is_open: Mask = ringed.sum(axis=(1, 2)) < OPEN_SHARE * (held > 0.5).sum(axis=(1, 2))
+    return is_open
+
+
+def _coarse(field: Array, pixel_spacing: tuple[float, float]) -> tuple[Array, tuple[float, ...]]:
+    """Means over pixels of about `PIXEL_MM`, and these pixels' size (row, column) [mm]."""
+    size = tuple(max(8, round(n * mm / PIXEL_MM)) for n, mm in zip(field.shape[1:], pixel_spacing, strict=True))
+    means: Array = F.adaptive_avg_pool2d(torch.from_numpy(field)[:, None], size)[:, 0].numpy()
+    return means, tuple(n * mm / s for n, mm, s in zip(field.shape[1:], pixel_spacing, size, strict=True))
+
+
+def _filled(closed: list[sitk.Image]) -> Mask:
+    """Bone and what it surrounds, without the border."""
+    return np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(bone))[8:-8, 8:-8] > 0 for bone in closed])
 
 
 def _closed_bone(plane: Array, pixel: tuple[float, ...]) -> sitk.Image:

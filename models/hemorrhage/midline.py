@@ -1,4 +1,8 @@
-"""Midline shift from the predicted hemispheres: how far their border leaves the straight line between its ends."""
+"""Midline shift from the predicted hemispheres: how far their border leaves the straight line between its ends.
+
+A median, because the largest of many noisy numbers is never small. A falx that is bent by itself counts as shift here:
+simulated heads have ones bent by 2 to 5 mm, more than their bleeds push, which is why no report tells the figure.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,17 @@ from numpy.typing import NDArray
 
 from models.hemorrhage.inputs import WORK_MM
 
-#: Slices this far below the vertex are at the level of the lateral ventricles and septum [mm].
-LEVELS_MM: Final = (40.0, 95.0)
+#: Slices this far below the vertex are at the level of the septum, whatever the tilt; lower ones show skull base, where
+#: ridges of bone bend the border [mm].
+LEVELS_MM: Final = (45.0, 75.0)
 #: Rows of a slice that must show both hemispheres with a clear border between them.
 ROWS: Final = 50
 #: The ends of the falx are taken from this share of the cavity's length at each end.
-END_SHARE: Final = 0.12
+END_SHARE: Final = 0.15
 #: The border is smoothed over this many rows (11 mm), and the septum lies within this middle share.
 SMOOTH_ROWS: Final = 9
-MIDDLE_SHARE: Final = (0.25, 0.75)
-#: Slices that must pass, and how far their shifts may differ [mm].
+MIDDLE_SHARE: Final = (0.38, 0.62)
+#: Slices that must pass, and how far the middle half of them may differ [mm].
 SLICES: Final = 3
 SPREAD_MM: Final = 3.0
 #: The side is decided where its probability is farther than this from a half, on average.
@@ -40,8 +45,7 @@ def _slice_shift(left: NDArray[np.float32], cavity: NDArray[np.bool_]) -> float 
     ends = np.r_[0:end, len(rows) - end : len(rows)]
     line = np.polyval(np.polyfit(rows[ends], border[ends], 1), rows)
     low, high = (int(share * len(rows)) for share in MIDDLE_SHARE)
-    away = (border - line)[low:high]
-    return float(away[np.abs(away).argmax()]) * WORK_MM
+    return float((border - line)[low:high].mean()) * WORK_MM
 
 
 def shift_mm(
@@ -62,8 +66,7 @@ def shift_mm(
     found = [shift for k in levels if (shift := _slice_shift(left[k], cavity[k])) is not None]
     if len(found) < SLICES:
         return None, f"only {len(found)} slices show a clear border between the hemispheres, {SLICES} are needed"
-    size = sorted(found, key=abs)[-max(SLICES, len(found) // 3) :]  # the third with the largest shift
-    if max(size) - min(size) > 2.0 * SPREAD_MM or float(np.std(size)) > SPREAD_MM:
-        return None, f"the slices disagree: {min(size):.1f} to {max(size):.1f} mm"
-    value = abs(float(np.median(size)))
-    return value, f"median of {len(size)} of {len(found)} slices at the level of the ventricles"
+    low, high = np.quantile(found, [0.25, 0.75])
+    if high - low > SPREAD_MM:
+        return None, f"the slices disagree: {min(found):.1f} to {max(found):.1f} mm"
+    return abs(float(np.median(found))), f"median of {len(found)} slices at the level of the septum"

@@ -14,8 +14,13 @@ from models.hemorrhage.lesion import Fields, features
 
 CLASSES: Final = ("epidural", "subdural", "subarachnoid", "intraparenchymal", "intraventricular")
 INTRAVENTRICULAR: Final = CLASSES.index("intraventricular")
+#: Classes (as ``CLASSES``) that one piece of blood may be taken apart into. Epidural and subdural blood are one: the
+#: pixels of a crescent often disagree on them, and its shape as a whole decides.
+APART: Final = np.array([0, 0, 1, 2, 3])
 #: Share of the places across the midline that must be soft tissue, for the two sides to be compared.
 LEAST_ACROSS: Final = 0.1
+#: Brain farther from bone than this is not brightened by it [mm].
+DEEP_MM: Final = 10.0
 
 #: Features of a lesion to the logarithms of its class probabilities (class,).
 Classify = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -37,13 +42,21 @@ def _beside_bone(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     return beside
 
 
-def _asymmetry(values: NDArray[np.float32], across: NDArray[np.float32]) -> float:
-    """How much brighter a lesion is than the soft tissue across the midline [HU]; 0 where there is only bone.
+def _stands_out(at: NDArray[np.int64], fields: Fields, rules: Mapping[str, Any]) -> bool:
+    """Whether a lesion beside slanted bone is brighter than the soft tissue across the midline.
 
     A head that lies askew has bone across from blood: compared with that, no bleed would ever be the brighter side.
+    Where there is next to nothing else across, the brain of the same slices has to do, at a distance from bone; and by
+    more, because the rim of a healthy brain is brighter than its middle too.
     """
+    median = float(np.median(fields.hu.ravel()[at]))
+    across = np.roll(fields.hu, -1, -1)[..., ::-1].ravel()[at]
     soft = across[across < BONE_HU]
-    return float(np.median(values) - np.median(soft)) if len(soft) >= LEAST_ACROSS * len(across) else 0.0
+    if len(soft) >= LEAST_ACROSS * len(across):
+        return median - float(np.median(soft)) >= rules["vertex_asymmetry_hu"]
+    planes = np.unique(at // fields.hu[0].size)
+    deep = fields.hu[planes][fields.near[planes] > DEEP_MM]
+    return len(deep) > 0 and median - float(np.median(deep)) >= rules["vertex_brain_hu"]
 
 
 def _each(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
@@ -56,16 +69,32 @@ def _each(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
 
 
 def _parts(
-    at: NDArray[np.int64], ml: NDArray[np.float64], fields: Fields, rules: Mapping[str, Any]
+    at: NDArray[np.int64],
+    ml: NDArray[np.float64],
+    probability: NDArray[np.float32],
+    fields: Fields,
+    rules: Mapping[str, Any],
 ) -> list[NDArray[np.int64]]:
-    """A lesion, or its part in the ventricles and the rest where both are large enough.
+    """The lesions that one piece of blood ``at`` consists of: where each is large enough.
 
-    An intraparenchymal clot that broke into a ventricle is two lesions.
+    An intraparenchymal clot that broke into a ventricle is two lesions, and so is one with blood in the sulci above it.
     """
     wet = fields.ventricle.ravel()[at] > rules["ventricle_probability"]
     total, inner = float(ml.sum()), float(ml[wet].sum())
     least = max(rules["part_ml"], rules["part_share"] * total)
-    return [at[wet], at[~wet]] if min(inner, total - inner) >= least else [at]
+    halves = [wet, ~wet] if min(inner, total - inner) >= least else [np.ones(len(at), bool)]
+    parts, called = [], APART[probability[:, at].argmax(0)]
+    for half in halves:
+        opinion = np.where(half, called, -1)
+        sizes = [float(ml[opinion == k].sum()) for k in range(int(APART.max()) + 1)]
+        large = [k for k, size in enumerate(sizes) if size >= max(rules["opinion_ml"], rules["opinion_share"] * total)]
+        if len(large) < 2:
+            parts.append(at[half])
+            continue
+        largest = max(large, key=lambda k: sizes[k])
+        opinion[half & ~np.isin(opinion, large)] = largest
+        parts += [at[opinion == k] for k in large]
+    return parts
 
 
 def _class_of(
@@ -74,16 +103,16 @@ def _class_of(
     fields: Fields,
     rules: Mapping[str, Any],
     classify: Classify | None,
+    wet_share: float,
 ) -> int:
     """Index of a lesion's class: the mean of the pixels' opinions, and its shape's.
 
-    Blood away from every ventricle is not intraventricular.
+    Blood away from every ventricle is not intraventricular: ``wet_share`` of the whole piece lies in one.
     """
     score = np.log(probability[:, at].mean(1) + 1e-3)
     if classify is not None:
         score = score + rules["shape_weight"] * classify(features(at, fields))
-    wet = float((fields.ventricle.ravel()[at] > rules["ventricle_probability"]).mean())
-    if wet < rules["ventricle_overlap"]:
+    if wet_share < rules["ventricle_overlap"]:
         score[INTRAVENTRICULAR] = -np.inf
     return int(score.argmax())
 
@@ -108,8 +137,7 @@ def lesions(
     blood = probability.sum(0)
     labels = np.zeros(blood.shape, np.uint8)
     voxel_ml = np.broadcast_to((fields.thickness_mm * WORK_MM**2 / 1000.0)[:, None, None], blood.shape).ravel()
-    hu, near, beside = fields.hu.ravel(), fields.near.ravel(), _beside_bone(fields.hu).ravel()
-    mirrored = np.roll(fields.hu, -1, -1)[..., ::-1].ravel()
+    near, beside = fields.near.ravel(), _beside_bone(fields.hu).ravel()
     flat, by_class = blood.ravel(), probability.reshape(len(CLASSES), -1)
     minimum = [rules["minimum_ml"][name] for name in CLASSES]
     for at in _each(blood > rules["grow_probability"]):
@@ -117,14 +145,31 @@ def lesions(
         if peak < rules["seed_probability"] or ml.sum() < rules["certain_minimum_ml"]:
             continue
         slanted = float(beside[at].mean()) > rules["vertex_bone_share"]
-        if slanted and _asymmetry(hu[at], mirrored[at]) < rules["vertex_asymmetry_hu"]:
+        if slanted and not _stands_out(at, fields, rules):
             continue
         if float(np.quantile(near[at], 0.95)) < rules["rim_mm"]:
             continue
-        parts = _parts(at, ml, fields, rules)
-        named = [(part, _class_of(part, by_class, fields, rules, classify)) for part in parts]
+        parts = _parts(at, ml, by_class, fields, rules)
+        wet = float((fields.ventricle.ravel()[at] > rules["ventricle_probability"]).mean())
+        named = [(part, _class_of(part, by_class, fields, rules, classify, wet)) for part in parts]
         if peak <= rules["certain_probability"] and ml.sum() < min(minimum[k] for _, k in named):
             continue
         for part, k in named:
             labels.ravel()[part] = k + 1
+    for name, least in rules["wide_probability"].items():
+        _widen(labels, probability[CLASSES.index(name)] > least, CLASSES.index(name) + 1)
     return labels
+
+
+def _widen(labels: NDArray[np.uint8], likely: NDArray[np.bool_], value: int) -> None:
+    """Let the lesions ``value`` go on where their class is likely and nothing else lies; changes ``labels``.
+
+    Thin blood is mixed with fluid: only its core is ever sure.
+    """
+    own = labels == value
+    if not own.any():
+        return
+    parts, _ = components(own | (likely & (labels == 0)))
+    touched = np.zeros(int(parts.max()) + 1, bool)
+    touched[parts[own]] = True
+    labels[touched[parts]] = value

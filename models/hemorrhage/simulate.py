@@ -24,8 +24,10 @@ from models.hemorrhage.scene import make_base, make_scan
 VARIANTS: Final = 4
 #: Version of the simulator: a cache of another one is not read.
 VERSION: Final = 2
-#: Training heads count from 0, calibration and test heads from these seeds; frozen.
-CALIBRATION_SEED: Final = 500_000
+#: Training heads count from 0; those that training looks at and the study head is fitted on, those of calibration and
+#: those of the test from these seeds; frozen.
+STUDY_SEED: Final = 500_000
+CALIBRATION_SEED: Final = 500_020
 TEST_SEED: Final = 700_000
 #: The simulated image is larger than the work grid, so that the head finder has to find the head.
 FIELD: Final = (208, 184)

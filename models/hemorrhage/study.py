@@ -20,10 +20,11 @@ from models.hemorrhage.placing import spacings
 from models.hemorrhage.postprocess import components
 from models.hemorrhage.simulate import VENTRICLE, Case, fetch
 
-#: A study shows a class from this visible volume on [mL]; below it, but above nothing, it counts neither way.
+#: The head learns that a study shows a class from this visible volume on [mL], and its score says so from the second on
+#: (ml-ct 4.2); below it, but above nothing, a study counts neither way.
 SHOWN_ML: Final = 0.3
-#: Cases whose findings the head is fitted on, and passes over them.
-FIT_CASES: Final = 64
+SCORED_ML: Final = 1.0
+#: Passes over the cases that the head is fitted on.
 EPOCHS: Final = 40
 #: Lesions to learn their classes from are at least this large [mL]; steps, weight decay and noise of that fit.
 LESION_ML: Final = 0.2
@@ -59,28 +60,33 @@ def features_of(detector: Detector, case: Case) -> Tensor:
     return detector.features(work, labels, depth_mm)
 
 
-def _collect(detector: Detector, files: list[Path]) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Features, truth and validity (study, FINDINGS) of all cases."""
+def _collect(detector: Detector, files: list[Path], least_ml: float) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Features, truth and validity (study, FINDINGS) of all cases; ``least_ml`` of blood make a positive."""
     features, truth, valid = [], [], []
     for number, file in enumerate(files):
         case = fetch(file)
         features.append(features_of(detector, case))
         volume = volumes_ml(case)
         volume = np.concatenate(([volume.sum()], volume))
-        truth.append(volume >= SHOWN_ML)
-        valid.append((volume >= SHOWN_ML) | (volume == 0))
+        truth.append(volume >= least_ml)
+        valid.append((volume >= least_ml) | (volume == 0))
         if (number + 1) % 20 == 0:
             print(f"study {number + 1}/{len(files)}", flush=True)
     return features, torch.tensor(np.array(truth)).float(), torch.tensor(np.array(valid)).float()
 
 
-def _provisional(networks: Networks, device: torch.device, mirror: bool) -> Detector:
+def _provisional(networks: Networks, device: torch.device) -> Detector:
     """A detector with the first post-processing and no calibration."""
     names = ("any", *CLASSES)
     neutral = {"temperature": dict.fromkeys(names, 1.0), "bias": dict.fromkeys(names, 0.0)}
-    rules = POSTPROCESSING | {"mirror": mirror}
     package = Package(
-        name="", version="", sha256="", operating_points={}, calibration=neutral, postprocessing=rules, manifest={}
+        name="",
+        version="",
+        sha256="",
+        operating_points={},
+        calibration=neutral,
+        postprocessing=POSTPROCESSING,
+        manifest={},
     )
     return Detector(package, networks, device)
 
@@ -196,16 +202,16 @@ def fit_lesions(net: lesion.LesionNet, files: list[Path], held_out: list[Path], 
     return {"lesions": len(classes), "accuracy": round(right[0], 3), "held_out_accuracy": round(right[1], 3)}
 
 
-def fit(networks: Networks, files: list[Path], calibration: list[Path], device: torch.device, seed: int) -> Fitted:
-    """Fit the study head in ``networks`` on ``files`` and calibrate it on ``calibration``; changes ``networks``."""
+def fit(networks: Networks, unseen: list[Path], calibration: list[Path], device: torch.device, seed: int) -> Fitted:
+    """Fit the study head of ``networks`` on ``unseen`` and calibrate it on ``calibration``; changes ``networks``.
+
+    Neither may hold a head that the slice network was trained on: there it is surer of itself than it will be again.
+    """
     networks.slices.to(device).eval()
-    shape = fit_lesions(networks.lesions, files, calibration, seed)
-    print(f"lesion classes: {shape}", flush=True)
-    networks.study.to(device)
-    networks.lesions.to(device)
+    networks.study.to(device).requires_grad_(True)
+    networks.lesions.to(device).eval()
     rng = np.random.default_rng([seed, 5])
-    chosen = [files[k] for k in rng.permutation(len(files))[:FIT_CASES]]
-    features, truth, valid = _collect(_provisional(networks, device, mirror=False), chosen)
+    features, truth, valid = _collect(_provisional(networks, device), unseen, SHOWN_ML)
     truth, valid = truth.to(device), valid.to(device)
     torch.manual_seed(seed)
     for module in networks.study.modules():
@@ -224,12 +230,11 @@ def fit(networks: Networks, files: list[Path], calibration: list[Path], device: 
         schedule.step()
     networks.study.eval()
     print(f"study head: {steps} steps on {len(features)} cases, last loss {loss.item():.3f}", flush=True)
-    fitted = _calibrate(networks, calibration, device)
-    return Fitted(calibration=fitted.calibration, log=fitted.log | {"lesion_classes": shape})
+    return _calibrate(networks, calibration, device)
 
 
 def _calibrate(networks: Networks, calibration: list[Path], device: torch.device) -> Fitted:
-    features, truth, valid = _collect(_provisional(networks, device, mirror=True), calibration)
+    features, truth, valid = _collect(_provisional(networks, device), calibration, SCORED_ML)
     logits = _logits(networks, features).cpu()
     temperature, bias = _scale(logits, truth, valid)
     probability = torch.sigmoid(logits / temperature + bias).numpy()

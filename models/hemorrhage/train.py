@@ -3,7 +3,8 @@
 One command does all of it: it simulates the cases that are not in the cache yet, trains the slice network, fits the
 study head, calibrates, and writes weights, log and manifest beside this file (``--out``). ``--config refine --start
 FOLDER`` goes on from the weights of a finished run. Cases are seeded by their number and steps by theirs, so a run that
-was stopped goes on as if it had not been; the cache and the checkpoint lie in ``--work``.
+was stopped goes on as if it had not been; the cache and the checkpoint lie in ``--work``. ``--refit --start FOLDER``
+trains nothing and only fits the study head again.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import torch
 from models.hemorrhage import lesion, losses, study
 from models.hemorrhage.bundle import load, read, save
 from models.hemorrhage.data import Pool, batch_of, false_pixels
-from models.hemorrhage.net import CLASS_LOGITS, build
+from models.hemorrhage.net import CLASS_LOGITS, Networks, build
 from models.hemorrhage.precision import precision
 from models.hemorrhage.scene import UNCLEAR
-from models.hemorrhage.simulate import CALIBRATION_SEED, simulate
+from models.hemorrhage.simulate import CALIBRATION_SEED, STUDY_SEED, simulate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,11 @@ class Config:
     #: Optimiser steps, and slices in each.
     steps: int = 9000
     slices: int = 8
-    #: Simulated heads to train on and to calibrate on; each gives four scans.
+    #: Simulated heads to train on, to fit the study head on, and to calibrate on; each gives four scans. The study head
+    #: reads what the slice network says of heads it has not learnt by heart, or it would trust it too much.
     heads: int = 200
-    calibration_heads: int = 20
+    study_heads: int = 20
+    calibration_heads: int = 30
     #: Peak learning rate of AdamW; one cosine after a warm-up.
     rate: float = 2e-3
     warm_up: int = 150
@@ -68,7 +71,7 @@ CONFIGS: Final = {
 #: Steps between two validations, and between two checkpoints.
 VALIDATE_EVERY: Final = 500
 CHECKPOINT_EVERY: Final = 200
-#: Slices of the calibration heads that a validation looks at.
+#: Slices of the study head's heads that a validation looks at.
 VALIDATION_SLICES: Final = 64
 
 
@@ -176,8 +179,7 @@ def train(
     """
     begun = time.monotonic()
     files = simulate(work / "cases", config.seed * 100_000, config.heads)
-    calibration = simulate(work / "cases", CALIBRATION_SEED, config.calibration_heads)
-    held_out = Pool(calibration)
+    held_out = Pool(simulate(work / "cases", STUDY_SEED, config.study_heads))
     trainer = Trainer(config, work, device, Pool(files))
     if start is not None:
         trainer.begin_from(start)
@@ -199,32 +201,61 @@ def train(
             trainer.keep()
     trainer.keep()
     if trainer.step >= config.steps:
-        finish(trainer, files, calibration, out, start)
+        finish(trainer, files, work / "cases", out, start)
 
 
-def finish(trainer: Trainer, files: list[Path], calibration: list[Path], out: Path, start: Path | None = None) -> None:
-    """Fit and calibrate the study head, then write weights, log and manifest."""
+def finish(trainer: Trainer, files: list[Path], cases: Path, out: Path, start: Path | None = None) -> None:
+    """Fit what reads the slice network's findings, then write weights, log and manifest."""
     config, begun = trainer.config, time.monotonic()
     networks = build(config.arguments())
     networks.slices.load_state_dict(trainer.average.state_dict())
-    fitted = study.fit(networks, files, calibration, trainer.device, config.seed)
+    unseen = simulate(cases, STUDY_SEED, config.study_heads)
+    shape = study.fit_lesions(networks.lesions, files, unseen, config.seed)
+    name = next((name for name, known in CONFIGS.items() if known == config), "s")
     log: dict[str, Any] = {
-        "command": "python -m models.hemorrhage.train",
+        "command": "python -m models.hemorrhage.train" + (f" --config {name}" if name != "s" else ""),
         "config": asdict(config),
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds),
-        "study_seconds": round(time.monotonic() - begun),
         "device": trainer.device.type,
         "torch": torch.__version__,
         "held_out": trainer.history,
-        "study": fitted.log,
+        "lesion_classes": shape,
     }
     if start is not None:
-        log["command"] += " --config refine --start FOLDER"
+        log["command"] += " --start FOLDER"
         log["started_from"] = {"weights_sha256": read(start).sha256} | json.loads((start / "training.json").read_text())
+    fitted = _fit_study(networks, config, cases, trainer.device)
+    log |= {"study": fitted.log, "study_seconds": round(time.monotonic() - begun)}
+    _write(networks, config.arguments(), out, fitted, log)
+
+
+def refit(config: Config, cases: Path, out: Path, device: torch.device, start: Path) -> None:
+    """Fit the study head, its scaling and the operating points of a finished run again; its other weights stay."""
+    package, networks = load(start, device)
+    fitted = _fit_study(networks, config, cases, device)
+    log = {
+        "command": "python -m models.hemorrhage.train --refit --start FOLDER",
+        "config": {name: getattr(config, name) for name in ("study_heads", "calibration_heads", "seed")},
+        "device": device.type,
+        "torch": torch.__version__,
+        "study": fitted.log,
+        "started_from": {"weights_sha256": package.sha256} | json.loads((start / "training.json").read_text()),
+    }
+    _write(networks, dict(package.manifest["network"]["arguments"]), out, fitted, log)
+
+
+def _fit_study(networks: Networks, config: Config, cases: Path, device: torch.device) -> study.Fitted:
+    """The study head on heads of its own, calibrated on others."""
+    unseen = simulate(cases, STUDY_SEED, config.study_heads)
+    calibration = simulate(cases, CALIBRATION_SEED, config.calibration_heads)
+    return study.fit(networks, unseen, calibration, device, config.seed)
+
+
+def _write(networks: Networks, arguments: dict[str, Any], out: Path, fitted: study.Fitted, log: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    save(networks, out, config.arguments(), fitted.calibration)
+    save(networks, out, arguments, fitted.calibration)
     print(f"wrote {out / 'weights.safetensors'}")
 
 
@@ -238,11 +269,16 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=float("inf"), help="stop after this many seconds, resumable")
+    parser.add_argument("--refit", action="store_true", help="train nothing: fit the study head of --start again")
     options = parser.parse_args()
+    if options.refit and options.start is None:
+        parser.error("--refit needs --start")
     torch.set_num_threads(options.threads)
-    train(
-        CONFIGS[options.config], options.work, options.out, torch.device(options.device), options.limit, options.start
-    )
+    config, device = CONFIGS[options.config], torch.device(options.device)
+    if options.refit:
+        refit(config, options.work / "cases", options.out, device, options.start)
+    else:
+        train(config, options.work, options.out, device, options.limit, options.start)
 
 
 if __name__ == "__main__":

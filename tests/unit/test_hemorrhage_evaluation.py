@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.hemorrhage import bars, baselines, cases, evaluate, intracranial, metrics, paint
+from models.hemorrhage import bars, baselines, card, cases, evaluate, intracranial, metrics, paint
 from models.hemorrhage.cases import Study
 from models.hemorrhage.detect import CLASSES, Detection
 from tests.conftest import EVALUATION_DATA
@@ -214,6 +214,14 @@ def test_ventricles_fill_from_below(head):
     assert rows.min() > np.nonzero(np.asarray(much.truth))[1].min()
 
 
+def test_blood_is_brighter_than_the_brain_round_it_by_what_was_painted(head):
+    study = paint.intraparenchymal(head, 15.0, 0)
+    blood = np.asarray(study.truth) > 0
+    painted_hu = float(np.median(study.hu[blood]) - np.median(head.study.hu[blood]))
+    assert evaluate._contrast_hu(study, blood, head.inside) == pytest.approx(painted_hu, abs=4.0)
+    assert evaluate._contrast_hu(head.study, np.zeros_like(blood), head.inside) is None
+
+
 def test_painting_is_the_same_every_time(head):
     a, b = (paint.intraparenchymal(head, 9.0, 2) for _ in range(2))
     assert np.array_equal(a.hu, b.hu) and np.array_equal(a.truth, b.truth)
@@ -308,6 +316,20 @@ def test_the_real_negative_s_bar_is_a_millilitre_and_no_flag():
 def test_blood_too_little_to_see_counts_neither_way():
     made = bars.synthetic([row(), row(truth_ml=0.4), negative(), negative(negative=False)])
     assert (made["positive"], made["negative"]) == (1, 1)
+
+
+def test_the_card_lists_extra_axial_heads_by_how_bright_their_blood_is():
+    rows = [
+        row(name=name, kind=kind, contrast_hu=hu, extra_axial_dice=dice, inside_dice=0.9)
+        for name, kind, hu, dice in (
+            ("faint", "subdural", 6.0, 0.1),
+            ("bright", "epidural", 30.0, 0.8),
+            ("clot", "intraparenchymal", 35.0, 0.0),
+        )
+    ]
+    text = card.judge(bars.judge(rows), rows)
+    assert "clot" not in text and text.index("bright") < text.index("faint")
+    assert "| faint | 10.00 | 6.00 | 0.10 |" in text
 
 
 def test_everything_that_is_written_is_json(tmp_path, monkeypatch):

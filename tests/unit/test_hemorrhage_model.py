@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from models.hemorrhage import acquire, bleeds, bundle, detect, midline, placing, postprocess, scene, simulate
+from models.hemorrhage import acquire, bleeds, bundle, detect, midline, placing, postprocess, scene, simulate, train
 from models.hemorrhage.data import Pool
 from models.hemorrhage.inputs import WORK_SIZE, channels, mirror
 from models.hemorrhage.lesion import Fields
@@ -131,6 +131,29 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(stored, tmp_path):
     np.testing.assert_array_equal(second.pool.weight, whole.pool.weight)
 
 
+def test_a_refit_keeps_the_slice_network_and_makes_scores_and_points_anew(folder, stored, tmp_path, monkeypatch):
+    asked = []
+
+    def simulated(_folder, first, heads):
+        asked.append((first, heads))
+        return stored
+
+    monkeypatch.setattr(train, "simulate", simulated)
+    (folder / "training.json").write_text('{"steps": 7}')
+    config = Config(widths=(8, 8, 8, 8, 8), depth=1, first_depth=1, study_width=4)
+    torch.manual_seed(1)
+    train.refit(config, tmp_path, tmp_path / "out", torch.device("cpu"), folder)
+    assert asked == [(simulate.STUDY_SEED, 20), (simulate.CALIBRATION_SEED, 30)], "never the heads trained on"
+    (_, before), (package, after) = (bundle.load(place, torch.device("cpu")) for place in (folder, tmp_path / "out"))
+    for name in ("slices", "lesions"):
+        for key, value in getattr(before, name).state_dict().items():
+            torch.testing.assert_close(getattr(after, name).state_dict()[key], value, rtol=0, atol=0)
+    assert not torch.equal(after.study.out.weight, before.study.out.weight)
+    assert set(package.operating_points["triage"]) == {"any", *detect.CLASSES}
+    log = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert log["started_from"]["steps"] == 7 and log["study"]["cases"] == len(stored)
+
+
 def test_weights_that_are_not_the_manifests_are_refused(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -223,6 +246,30 @@ def test_air_is_no_head(folder):
     assert found.confidence_note
 
 
+@pytest.mark.parametrize(("brighter_hu", "assessed"), [(0.0, True), (50.0, False)])
+def test_what_is_no_brain_is_not_assessed(folder, monkeypatch, brighter_hu, assessed):
+    """A body with dye holds what looks like a cavity; its scores say nothing and must not flag it."""
+    detector = detect.load(folder, torch.device("cpu"))
+    hu, pixel, positions, orientation = toy_head()
+
+    def examine(hu, _depth, _thickness, _progress):
+        content = ((hu > -100.0) & (hu < 300.0)).astype(np.float32)
+        work = detect.Work(
+            hu=hu,
+            classes=np.full((5, *hu.shape), 0.15, np.float32),
+            cavity=content,
+            ventricle=0 * content,
+            left=0 * content,
+            slices=np.full((len(hu), 6), 9.0, np.float32),
+        )
+        return work, np.ones(hu.shape, np.uint8), np.full(6, 9.0, np.float32)
+
+    monkeypatch.setattr(detector, "examine", examine)
+    found = detector.detect(hu + brighter_hu, pixel, positions, orientation)
+    assert (found.study["any"] > 0.9) == found.labels.any() == found.cavity.any() == assessed
+    assert assessed or found.confidence_note == "not assessed: the brain's median is 82 HU"
+
+
 def lesion_inputs():
     classes = np.zeros((5, 8, *WORK_SIZE), np.float32)
     hu = np.full((8, *WORK_SIZE), 30.0, np.float32)
@@ -274,8 +321,41 @@ def test_bone_across_the_midline_hides_no_blood():
     fields.hu[2, 40:70, 30:50] = 65.0
     fields.hu[2, 40:70, 115:130] = 900.0
     assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any()
+
+
+@pytest.mark.parametrize(("blood_hu", "kept"), [(65.0, True), (45.0, False)])
+def test_with_only_bone_across_blood_is_compared_with_the_brain_of_its_slices(blood_hu, kept):
+    """A bright rim is no blood, and a hematoma is none the less for lying opposite the skull."""
+    classes, fields = lesion_inputs()
+    classes[1, 2, 40:70, 30:50] = 0.8
+    fields.hu[1, 40:70, 30:50] = 900.0
+    fields.hu[2, 40:70, 30:50] = blood_hu
     fields.hu[2, 40:70, 105:135] = 900.0
+    assert postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any() == kept
+    fields.near[2] = 5.0
     assert not postprocess.lesions(classes, fields, bundle.POSTPROCESSING).any(), "nothing to compare with"
+
+
+def test_thin_blood_goes_on_where_only_its_own_class_is_likely():
+    classes, fields = lesion_inputs()
+    classes[2, 3, 80:95, 80:95] = 0.8
+    classes[2, 3, 95:105, 80:95] = 0.15
+    classes[2, 3, 120:130, 80:95] = 0.15
+    rules = bundle.POSTPROCESSING | {"wide_probability": {"subarachnoid": 0.1}}
+    labels = postprocess.lesions(classes, fields, rules)
+    assert (labels[3, 80:105, 80:95] == 3).all()
+    assert not labels[3, 120:130].any(), "nothing sure to go on from"
+    classes[[2, 3]] = classes[[3, 2]]
+    assert not postprocess.lesions(classes, fields, rules)[3, 95:105].any(), "other classes end where they did"
+
+
+def test_pixels_that_agree_on_another_class_are_a_lesion_of_their_own():
+    classes, fields = lesion_inputs()
+    classes[3, 2:6, 80:95, 80:95], classes[2, 2:6, 80:95, 80:95] = 0.7, 0.2
+    classes[3, 2:6, 60:80, 80:95], classes[2, 2:6, 60:80, 80:95] = 0.1, 0.8
+    labels = postprocess.lesions(classes, fields, bundle.POSTPROCESSING)
+    assert np.unique(labels).tolist() == [0, 3, 4]
+    assert (labels[4, 60:80, 80:95] == 3).all() and (labels[4, 80:95, 80:95] == 4).all()
 
 
 def test_a_clot_that_broke_into_a_ventricle_is_two_lesions():
@@ -300,6 +380,14 @@ def test_midline_shift_is_the_bend_of_the_border(shift_mm):
     found, note = midline.shift_mm(*hemispheres(shift_mm))
     assert found == pytest.approx(abs(shift_mm), abs=1.0)
     assert note
+
+
+def test_a_few_wild_slices_do_not_make_a_midline_shift():
+    left, cavity, depth = hemispheres(0.0)
+    bent, _, _ = hemispheres(15.0)
+    left[2], left[4] = bent[2], bent[4]
+    found, _ = midline.shift_mm(left, cavity, depth)
+    assert found is None or found < 1.0
 
 
 def test_midline_shift_is_not_given_without_a_clear_border():

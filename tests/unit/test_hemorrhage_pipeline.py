@@ -264,6 +264,12 @@ def without(first: int, last: int) -> dn.ImageSeries:
     return series(HEAD.array[kept], grid=(HEAD.positions[kept], HEAD.orientation))
 
 
+def trepanned(width: float) -> np.ndarray:
+    """A head without the bone of its left side, ``width`` wide [mm], from above the ears upwards."""
+    hole = (np.abs(WHERE[..., 1]) < width / 2) & (np.abs(WHERE[..., 2] - 25.0) < width / 2) & (WHERE[..., 0] > 0)
+    return np.where(hole & (HEAD.array > 300.0), 40.0, HEAD.array)
+
+
 GRAIN = np.random.default_rng(3).normal(0.0, 1.0, HEAD.array.shape).astype(np.float32)
 
 
@@ -277,12 +283,17 @@ GRAIN = np.random.default_rng(3).normal(0.0, 1.0, HEAD.array.shape).astype(np.fl
         (without(8, 13), Fake(NOTHING[5:], {}), "mm between planes 8 and 9"),
         (without(13, 28), Fake(NOTHING[15:], {}), "of the intracranial cavity lies within the series"),
         (series(HEAD.array + GRAIN * 40.0), Fake(NOTHING, {}), "limited quality: noise of"),
+        (series(trepanned(70.0)), Fake(NOTHING, {}), "the vault is open in"),
     ],
 )
 def test_with_limited_quality_nothing_is_called_absent(given, fake, reason):
     result = run(given, fake)
     assert {finding.presence for finding in result.findings} == {dn.Presence.UNDETERMINED}
     assert all(reason in finding.reason for finding in result.findings)
+
+
+def test_a_burr_hole_hides_nothing():
+    assert of(run(series(trepanned(12.0)), Fake(NOTHING, {"any": 0.02})), ANY).presence is dn.Presence.ABSENT
 
 
 def test_blood_seen_in_spite_of_limited_quality_is_said():
