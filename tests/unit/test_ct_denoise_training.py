@@ -91,6 +91,9 @@ def test_a_refining_run_starts_from_the_weights_it_is_given_and_can_be_resumed(p
     with torch.inference_mode():
         assert torch.equal(whole.averaged(image, before.noise_map(image)), before(image, before.noise_map(image)))
     assert whole.averaged.noise_map is noise.flattest_noise_map and before.noise_map is noise.noise_map
+    train.export(whole, tmp_path / "same")  # before its first step: the same weights under the other map
+    assert bundle.digest(tmp_path / "same") == bundle.digest(start)
+    assert bundle.load(tmp_path / "same").noise_map is noise.flattest_noise_map
     while whole.step < 4:
         whole.advance(pool)
     parts = train.Trainer(REFINES, tmp_path / "parts", CPU, start)
