@@ -93,7 +93,7 @@ def encode_result(
         if ObjectKind.IMAGE in kinds:
             yield from _reconstructions(source, result, context, enhanced=enhanced)
         return
-    why = left_out(source, result, context)
+    why = left_out(source, result, context, kinds)
     if why:
         uid = str(source.headers[0].SeriesInstanceUID)
         extra = {"action": "result_unplaced", "series_uid": uid, "reason": why}
@@ -125,16 +125,19 @@ def encode_result(
             yield Encoded(dataset=ds, role=role, index=index, kind=ObjectKind.PHASES)
 
 
-def left_out(source: Source | RawSource, result: Result, context: EncodeContext) -> str:
+def left_out(
+    source: Source | RawSource, result: Result, context: EncodeContext, kinds: Collection[ObjectKind] = USUAL_KINDS
+) -> str:
     """What of ``result`` cannot be written and why, in a sentence for the reader; empty if all of it can.
 
     Without a frame of reference nothing may lie on the images. What is left, reports, marks and pages, is sent: a
     finding must not be lost for want of an overlay. A result that has nothing else fails (`EncodingError`).
     """
+    laid_over = {ObjectKind.SEGMENTATION, ObjectKind.REPORT, ObjectKind.PHASES}
     lost = {
-        "segmentation": bool(result.segmentations),
-        "derived images": bool(result.images),
-        "parametric maps": bool(result.parametric_maps),
+        "segmentation": bool(result.segmentations) and bool(laid_over & set(kinds)),
+        "derived images": bool(result.images) and ObjectKind.IMAGE in kinds,
+        "parametric maps": bool(result.parametric_maps) and ObjectKind.PARAMETRIC_MAP in kinds,
     }
     if isinstance(source, RawSource) or not result.reported or not any(lost.values()):
         return ""

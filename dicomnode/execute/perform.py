@@ -95,7 +95,7 @@ def perform(
         "seconds_writing": clock() - computed,
     }
     quality, unkept = quality_of(result)
-    missing = left_out(source, result, context)
+    missing = left_out(source, result, context, request.kinds)
     return Performed(
         outputs=outputs,
         quality={**quality, **timing},

@@ -78,6 +78,18 @@ def test_derived_images_are_left_out_of_a_result_that_says_more(tmp_path):
     assert any(said.startswith("Left out: segmentation, derived images.") for said in comments(report))
 
 
+def test_what_nobody_takes_is_not_missed(tmp_path):
+    series = factories.ct_series(4, missing=["FrameOfReferenceUID"])
+    kinds = [ObjectKind.SUMMARY, ObjectKind.KEY_IMAGES]
+    _, _, objects = written(tmp_path, series, phantoms.mapped, kinds=kinds)
+    assert [one.kind for one in objects] == kinds
+    everything = [*kinds, ObjectKind.REPORT]
+    _, _, objects = written(tmp_path / "again", series, phantoms.mapped, kinds=everything)
+    (report,) = [one.dataset for one in objects if one.kind is ObjectKind.REPORT]
+    (why,) = [said for said in comments(report) if said.startswith("Left out")]
+    assert why.startswith("Left out: segmentation. "), "maps are not, for nobody asked"
+
+
 class Quiet(toys.Bleeding):
     algorithm = dn.Algorithm(name="toy-bleeding", version="1.0.0")
 
