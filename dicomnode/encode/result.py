@@ -95,10 +95,7 @@ def encode_result(
         return
     why = left_out(source, result, context, kinds)
     if why:
-        uid = str(source.headers[0].SeriesInstanceUID)
-        extra = {"action": "result_unplaced", "series_uid": uid, "reason": why}
-        logger.warning("Result goes without what would lie on the images", extra=extra)
-        result = replace(result, images=(), parametric_maps=(), remarks=(*result.remarks, why))
+        result = _unlaid(source, result, why)
     if ObjectKind.IMAGE in kinds:
         yield from _images(source, result, context)
     if ObjectKind.PARAMETRIC_MAP in kinds:
@@ -120,9 +117,7 @@ def encode_result(
         yield from made
         shared = []
     if ObjectKind.PHASES in kinds and not why:
-        first = context.series_number + _SERIES[ObjectKind.PHASES]
-        for role, index, ds in encode_phases(source, result, context, series_number=first):
-            yield Encoded(dataset=ds, role=role, index=index, kind=ObjectKind.PHASES)
+        yield from _phases(source, result, context)
 
 
 def left_out(
@@ -143,6 +138,19 @@ def left_out(
         return ""
     why = unplaced(source.headers, context)
     return f"Left out: {', '.join(name for name, there in lost.items() if there)}. {why}." if why else ""
+
+
+def _unlaid(source: Source, result: Result, why: str) -> Result:
+    """``result`` without what would lie on the images, and with a remark that says so."""
+    extra = {"action": "result_unplaced", "series_uid": str(source.headers[0].SeriesInstanceUID), "reason": why}
+    logger.warning("Result goes without what would lie on the images", extra=extra)
+    return replace(result, images=(), parametric_maps=(), remarks=(*result.remarks, why))
+
+
+def _phases(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:
+    first = context.series_number + _SERIES[ObjectKind.PHASES]
+    for role, index, ds in encode_phases(source, result, context, series_number=first):
+        yield Encoded(dataset=ds, role=role, index=index, kind=ObjectKind.PHASES)
 
 
 def _images(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:

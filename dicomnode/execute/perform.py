@@ -61,18 +61,7 @@ def perform(
         check_result(result, series)
     computed = clock()
     progress("writing", 0.9)
-    context = EncodeContext(
-        job_key=request.key,
-        algorithm=pipeline.algorithm,
-        weights_digest=weights_digest,
-        when=request.created_at,
-        series_number=request.series_number,
-        device_serial=request.device_serial,
-        incomplete=request.incomplete or series.incomplete,
-        revision=request.revision + 1,  # objects count from 1
-        predecessor=request.predecessor,
-        leading_zero_uids=request.leading_zero_uids,
-    )
+    context = _context(pipeline, request, weights_digest, incomplete=request.incomplete or series.incomplete)
     with ResultFolder(request.results, request.job_id, request.run) as folder, warnings.catch_warnings():
         # pydicom warns of each UID with leading zeros; the note says it once.
         warnings.filterwarnings("ignore", "Invalid value for VR UI", UserWarning)
@@ -102,6 +91,21 @@ def perform(
         notes=(*source.notes, *_repeated_uids(source), *result.notes, *([missing] if missing else ()), *unkept),
         findings=findings_of(result),
         hold=result.hold,
+    )
+
+
+def _context(pipeline: Pipeline[Any], request: Request, weights_digest: str, *, incomplete: bool) -> EncodeContext:
+    return EncodeContext(
+        job_key=request.key,
+        algorithm=pipeline.algorithm,
+        weights_digest=weights_digest,
+        when=request.created_at,
+        series_number=request.series_number,
+        device_serial=request.device_serial,
+        incomplete=incomplete,
+        revision=request.revision + 1,  # objects count from 1
+        predecessor=request.predecessor,
+        leading_zero_uids=request.leading_zero_uids,
     )
 
 
