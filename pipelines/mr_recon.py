@@ -22,7 +22,7 @@ MANIFEST: Final = "manifest.yaml"
 
 
 class MRReconstruction(dn.StreamingPipeline):
-    algorithm = dn.Algorithm(name="mr-reconstruction", version="0.1.0", weights="models/mr_recon")
+    algorithm = dn.Algorithm(name="mr-reconstruction", version="0.2.0", weights="models/mr_recon")
     accepts_incomplete = True  # images are refused one by one, by what is missing of each
 
     @dataclass(frozen=True)

@@ -118,6 +118,8 @@ def domain(record: Mapping[str, Any]) -> str:
         return f"{values[0]:g} to {values[1]:g}"
 
     rows = [(f"{name} sampling: acceleration", pair(values)) for name, values in record["acceleration"].items()]
+    alone = record.get("single", {})
+    rows += [(f"one coil, {name} sampling: acceleration", pair(values)) for name, values in alone.items()]
     rows += [(f"{name} sampling: calibration lines", pair(v)) for name, v in record["calibration"].items()]
     rows += [(name, pair(record[name])) for name in ("coils", "rows", "columns")]
     rows.append(("partial Fourier", "yes" if record["partial_fourier"] else "refused"))
@@ -125,18 +127,20 @@ def domain(record: Mapping[str, Any]) -> str:
 
 
 def training(log: dict[str, Any]) -> str:
-    """How the weights were made."""
+    """How weights were made."""
     ended = "" if log["finished"] else " **The run was cut short.**"
+    slabs = [f"{log['config'][name]} {name}-coil" for name in ("single", "multiple") if log["config"][name]]
+    minutes = log["training_seconds"] / 60
     return (
-        f"### Training run\n\n{log['steps']} steps of {log['config']['single']} single-coil and "
-        f"{log['config']['multiple']} multi-coil slabs, {log['training_seconds'] / 60:.0f} minutes of clock on a "
-        f"crowded machine ({log['device']}, torch {log['torch']}).{ended} Data: {log['training_data']}.\n"
+        f"{log['steps']} steps of {' and '.join(slabs)} slabs, {minutes:.0f} minutes of clock on a crowded machine "
+        f"({log['device']}, torch {log['torch']}).{ended} Data: {log['training_data']}.\n"
     )
 
 
-def render(found: dict[str, Any], log: dict[str, Any], manifest: Mapping[str, Any]) -> str:
-    """The measured part of the card."""
-    parts = [bars(found), domain(manifest["domain"]), training(log)]
+def render(found: dict[str, Any], logs: Sequence[dict[str, Any]], manifest: Mapping[str, Any]) -> str:
+    """The measured part of the card; ``logs`` of the training runs, one after the other."""
+    runs = "### Training runs\n\n" + "\n".join(training(log) for log in logs)
+    parts = [bars(found), domain(manifest["domain"]), runs]
     parts.append(
         "### By kind of measurement\n\nPSNR in dB of magnitudes after one least-squares scale. "
         "*n* is how many frames a method saw; gains are on the frames that both saw.\n"
@@ -148,10 +152,13 @@ def render(found: dict[str, Any], log: dict[str, Any], manifest: Mapping[str, An
 def main() -> None:
     """Replace the measured part of the card."""
     folder = Path(__file__).parent
-    found, log = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "training.json"))
+    found = json.loads((folder / "evaluation.json").read_text())
+    manifest = yaml.safe_load((folder / MANIFEST).read_text())
+    names = [name for key, name in manifest["metrics"].items() if key.startswith("training")]
+    logs = [json.loads((folder / name).read_text()) for name in names]
     card = folder / "CARD.md"
     before, rest = card.read_text().split(BEGIN)
-    measured = render(found, log, yaml.safe_load((folder / MANIFEST).read_text()))
+    measured = render(found, logs, manifest)
     card.write_text(before + BEGIN + "\n" + measured + "\n" + END + rest.split(END)[1])
     print(f"wrote {card}")
 
