@@ -31,6 +31,10 @@ AIR_MODE_HU: Final = -1045.0
 #: Undeclared padding (-2000, -3024) lies below this [HU].
 PADDING_BELOW_HU: Final = -1200.0
 
+#: What a network puts out for a voxel, until somebody calibrates it on patients.
+SCORE: Final = dn.Code("score", "99DICOMNODE", "AI score, not calibrated")
+NO_UNITS: Final = dn.Code("1", "UCUM", "no units")
+
 #: Soft tissue and fat [HU], and the least share of a series that they make up: a chest with much air holds 10 %.
 SOFT_TISSUE_HU: Final = (-250.0, 300.0)
 LEAST_TISSUE: Final = 0.005
@@ -222,3 +226,9 @@ def require_hounsfield(array: NDArray[np.float32], padding: NDArray[np.bool_]) -
         mode = float(edges[int(np.argmax(counts))]) + 5.0
         if mode < AIR_MODE_HU:
             raise dn.Unsuitable(f"air lies at {mode:.0f} HU, not near -1000: the rescale is wrong")
+
+
+def score_map(output: NDArray[np.floating]) -> dn.ParametricMap:
+    """A network's output, 0..1, for every voxel: for destinations whose profile names ``parametric_map``."""
+    values = np.asarray(output, np.float32)
+    return dn.ParametricMap(values=values, quantity=SCORE, unit=NO_UNITS, role="score", label="AI score")

@@ -169,6 +169,7 @@ def report(
         quality=quality,
         remarks=(*REMARKS, *age, *seen.notes),
         window=WINDOW,
+        parametric_maps=(blocks.score_map(found.probability),),
         notes=(*limits, *([doubt] if doubt else []), *seen.notes),
     )
     if found.study["any"] < thresholds["any"] and not doubt:

@@ -340,6 +340,9 @@ def test_a_positive_is_urgent_and_outlined():
     assert (segment.key, segment.type) == ("intraparenchymal", HEMORRHAGE)
     assert set(np.unique(segmentation.labels)) == {0, 1}
     assert (segmentation.labels > 0).sum() == (POSITIVE.labels == 4).sum()
+    (score,) = result.parametric_maps
+    assert score.values.shape == HEAD.array.shape and score.values.dtype == np.float32
+    assert score.values[segmentation.labels > 0].min() > score.values[segmentation.labels == 0].max() >= 0.0
     assert result.window == (40.0, 80.0)
 
 
