@@ -23,6 +23,8 @@ FLATTEST: Final = 0.25
 BANDS: Final = ((0.15, 0.35), (0.35, 0.55), (0.55, 0.75), (0.75, 1.0))
 #: Blur that hides the noise of what was removed and shows what is common to neighbours [pixel].
 BLUR: Final = 2.0
+#: A pixel lies in the body if the mean this far round it is no air either [pixel].
+REACH: Final = 10
 #: What exceeds this many spreads of the blurred removed part is no noise; spots without a square of this side are not
 #: shown [mm].
 SPREADS: Final = 5.0
@@ -84,7 +86,8 @@ def structure(before: Tensor, after: Tensor) -> Tensor:
     everywhere, found robustly; structure is common to neighbours and stays.
     """
     image = before.clamp(*HU_RANGE)[None, None]
-    body = image > AIR_HU
+    around = F.avg_pool2d(image, 2 * REACH + 1, 1, REACH, count_include_pad=False)
+    body = (image > AIR_HU) & (around > AIR_HU)  # not clothes and tubes in the air beside it
     if not bool(body.any()):
         return torch.zeros_like(before)
     unit = (before - after)[None, None] / flattest_noise_map(image) * body

@@ -64,6 +64,13 @@ def test_a_sharpened_skull_is_structure_and_small_spots_are_not_shown():
     assert found.sum() == 16 and found[12, 12]
 
 
+def test_clothes_beside_the_body_are_not_its_structure():
+    before = (CLEAN + NOISE)[0]
+    before[8:12, 8:20] = -700.0
+    after = torch.where(before == -700.0, -1000.0, (CLEAN + 0.5 * NOISE)[0])
+    assert not quality.structure_mask(quality.structure(before, after), PIXEL_MM).any()
+
+
 def test_a_slice_of_air_holds_no_structure():
     air = torch.full((64, 64), -1000.0)
     assert float(quality.structure(air, air + 1.0).abs().max()) == 0.0
