@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from models.cardiac import nifti, own, scd
-from models.cardiac.cases import Case
+from models.cardiac.cases import Case, recentred
 from models.cardiac.nifti import UnreadableCaseError
 from models.cardiac.tune import examples
 
@@ -97,7 +97,8 @@ def read(folder: Path, name: str = "auto") -> tuple[str, list[Case], list[str]]:
             continue
         if case.name in cases:
             raise UnknownLayoutError(f"{folder} holds two patients called {case.name}: the split would mix them up")
-        cases[case.name] = case
+        drawn, empty = recentred(case.drawn, case.empty)
+        cases[case.name] = replace(case, drawn=tuple(drawn), empty=tuple(empty))
     if not cases:
         raise UnknownLayoutError(
             f"{folder} holds no readable patient of {name}: {'; '.join(lost[:3]) or 'none at all'}"

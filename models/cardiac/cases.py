@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -18,6 +18,10 @@ from models.cardiac import acquire, display, losses
 JITTER_MM: Final = 8.0
 TURN: Final = 25.0
 ZOOM: Final = (0.85, 1.2)
+#: Share by which the middle of the heart is blown up or shrunk against its surroundings, and how far that reaches [mm]:
+#: walls and cavities then differ by more than few patients do.
+SWELL: Final = 0.2
+REACH_MM: Final = (18.0, 40.0)
 
 
 class Known(StrEnum):
@@ -92,6 +96,20 @@ def labelled(
     return drawn, empty
 
 
+def recentred(drawn: Sequence[Example], empty: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """One patient's slices around the middle of all cavities drawn, which is where networks look at work."""
+    cavities = [one.shares[2] if one.known is Known.ALL else one.shares[0] for one in drawn]
+    total = np.sum(cavities, 0, dtype=np.float64) if cavities else np.zeros((1, 1))
+    if not total.any():
+        return list(drawn), list(empty)
+    rows, columns = total.sum(1), total.sum(0)
+    centre = (
+        float(rows @ np.arange(len(rows)) / rows.sum()),
+        float(columns @ np.arange(len(columns)) / columns.sum()),
+    )
+    return [replace(one, centre=centre) for one in drawn], [replace(one, centre=centre) for one in empty]
+
+
 def codes_of(shares: Tensor, known: Known) -> Tensor:
     """(row, column) codes of ``losses`` from (field, row, column) shares of pixels."""
     if known is Known.ALL:
@@ -112,11 +130,20 @@ def warped(example: Example, pixels: int, pixel_mm: float, rng: np.random.Genera
         warp=rng.normal(0.0, rng.uniform(0.0, 2.0), (2, 7, 7)),
     )
     shift = rng.normal(0.0, JITTER_MM, 2)
-    cut = _cut(example, acquire.plane_of(pose, (pixels, pixels), pixel_mm), shift, pixel_mm * rng.uniform(0.7, 1.2))
+    plane = _swollen(
+        acquire.plane_of(pose, (pixels, pixels), pixel_mm), rng.uniform(-SWELL, SWELL), rng.uniform(*REACH_MM)
+    )
+    cut = _cut(example, plane, shift, pixel_mm * rng.uniform(0.7, 1.2))
     image = cut[0].numpy() + rng.normal(0.0, rng.uniform(0, 0.02) * float(cut[0].max()), cut[0].shape)
     image = display.normalise(np.maximum(image, 0.0).astype(np.float32)) / display.TOP
     gamma = rng.uniform(0.7, 1.4)
     return torch.from_numpy(image**gamma * display.TOP), codes_of(cut[1:], example.known)
+
+
+def _swollen(plane: acquire.Plane, share: float, reach_mm: float) -> acquire.Plane:
+    """A plane whose middle shows ``share`` more or less of the heart than its surroundings do."""
+    gain = np.asarray(1.0 + share * np.exp(-(plane.r**2) / (2.0 * reach_mm**2)), np.float32)
+    return acquire.Plane.of(plane.x * gain, plane.y * gain, plane.pixel_mm)
 
 
 def upright(example: Example, pixels: int, pixel_mm: float) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,12 @@ INTEGRAL: Final = 112
 #: Angles of every contour table.
 STEPS: Final = 128
 ANGLES: Final = np.arange(STEPS) * (2.0 * np.pi / STEPS)
+#: Share of the wall's thickness at the tip and at the base: 0.75 and 1 in ml-mr 2.2; failing hearts thin out there, the
+#: three patients of the tuning (outer contours of two) to 0.5 to 0.7 at the tip and 0.8 at the base.
+APEX_WALL: Final = (0.5, 0.9)
+BASE_WALL: Final = (0.75, 1.05)
+#: Share of hearts whose outflow tract opens the basal planes.
+OUTFLOW: Final = 0.45
 #: Height below the cavity's tip at which the apical cap of muscle ends.
 CAP: Final = 0.12
 #: Pathologies and how often each is drawn (ml-mr 2.2).
@@ -36,7 +42,7 @@ RADIUS: Final = {
 }
 WALL: Final = {
     "normal": (6.0, 10.0),
-    "dilated": (5.0, 9.0),
+    "dilated": (4.5, 9.0),
     "hypertrophic": (11.0, 21.0),
     "infarct": (5.0, 10.0),
     "rv_dilated": (6.0, 10.0),
@@ -68,8 +74,10 @@ class Heart:
     septum: float
     #: (4, 2) amplitude and phase of harmonics 2 to 5 of the contour.
     shape: Table
-    #: (STEPS,) wall thickness by angle over ``wall_mm``.
+    #: (STEPS,) wall thickness by angle over ``wall_mm``, and share of it that is left at the tip and at the base.
     wall_gain: Table
+    apex_wall: float
+    base_wall: float
     #: (STEPS,) contraction by angle over ``contraction``.
     motion_gain: Table
     #: Height of the right ventricle over the epicardium, half its opening, flatness, skew, contraction.
@@ -98,7 +106,8 @@ class Heart:
         if not -CAP < z <= 1.0:
             return np.zeros(STEPS)
         cap = np.sqrt(max(0.0, 1.0 - (min(z, 0.0) / CAP) ** 2))
-        wall = self.wall_mm * self.wall_gain * (0.75 + 0.25 * np.clip(2.0 * z, 0.0, 1.0)) * cap
+        taper = np.interp(z, (0.0, 0.5, 0.8, 1.0), (self.apex_wall, 1.0, 1.0, self.base_wall))
+        wall = self.wall_mm * self.wall_gain * taper * cap
         if self.outflow_width and z > 0.85:
             wall = wall * (1.0 - 0.7 * _bump(self.outflow, self.outflow_width))
         rest = self.endocardium(z, 0.0)
@@ -152,7 +161,7 @@ def draw_heart(rng: np.random.Generator, pathology: str | None = None) -> Heart:
     elif kind == "infarct":
         scar = _bump(rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 1.0))
         wall, motion = 1.0 - rng.uniform(0.2, 0.5) * scar, 1.0 - rng.uniform(0.4, 1.0) * scar
-    outflow = rng.random() < 0.3
+    outflow = rng.random() < OUTFLOW
     septum = np.pi + np.deg2rad(rng.uniform(-25.0, 25.0))
     return Heart(
         pathology=kind,
@@ -164,6 +173,8 @@ def draw_heart(rng: np.random.Generator, pathology: str | None = None) -> Heart:
         septum=septum,
         shape=np.stack((rng.uniform(0, 0.05, 4) / np.sqrt(np.arange(2, 6)), rng.uniform(0, 2 * np.pi, 4)), 1),
         wall_gain=wall,
+        apex_wall=rng.uniform(*APEX_WALL),
+        base_wall=rng.uniform(*BASE_WALL),
         motion_gain=motion,
         rv_height_mm=rng.uniform(22.0, 42.0) * (1.35 if kind == "rv_dilated" else 1.0),
         rv_opening=np.deg2rad(rng.uniform(62.0, 100.0)),

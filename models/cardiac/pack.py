@@ -32,6 +32,7 @@ def main() -> None:
         members[name] = {"arguments": {"widths": list(member.widths)}, "parameters": count}
         members[name]["views"] = views_of(member.pixels, member.pixel_mm)
         log[name] = json.loads(simulation["member"]) | {
+            "simulator": {"simulation": simulation.get("simulator", 1), "tuning": tuned.get("simulator", 1)},
             "simulation_seconds": round(simulation["seconds"]),
             "tuning_seconds": round(tuned["seconds"]),
             "held_out_simulations": simulation["history"],

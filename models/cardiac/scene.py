@@ -20,6 +20,11 @@ Field = NDArray[np.float32]
 TISSUES: Final = ("blood", "myo", "fat", "lung", "liver", "muscle", "gas")
 #: Least difference of blood and myocardium where intensities are random (ml-mr 2.2).
 LEAST_CONTRAST: Final = 0.12
+#: Pathologies of failing hearts, the thickest trabecular rim [mm] of others (ml-mr 2.2) and of these, and how much
+#: larger than others' their papillary muscles may be: seen in the patients of the tuning.
+FAILING: Final = ("dilated", "infarct")
+RIM_MM: Final = (4.5, 6.5)
+SLACK: Final = 1.5
 #: Distance of the planes whose mean makes one thick slice, over the slice thickness.
 SUBSLICES: Final = (-1 / 3, 0.0, 1 / 3)
 
@@ -130,18 +135,14 @@ def draw_scene(rng: np.random.Generator, pathology: str | None = None) -> Scene:
     reach = heart.radius_mm + heart.wall_mm
     smooth = np.cos(np.arange(STEPS) * 2 * np.pi / STEPS * rng.integers(1, 4) + rng.uniform(0, 6))
     over_rv = np.cos(np.arange(STEPS) * 2 * np.pi / STEPS - heart.septum)
-    papillaries = []
-    for low, high in ((15.0, 70.0), (-120.0, -50.0)):
-        angle, ends = np.deg2rad(rng.uniform(low, high)), (rng.uniform(0.2, 0.35), rng.uniform(0.6, 0.8))
-        size = np.sort(rng.uniform((2.0, 3.0), (5.0, 7.0))) * (heart.radius_mm / 26.0) ** 0.5
-        papillaries.append((angle, rng.uniform(0.45, 0.78), size[0], size[1], *ends))
+    papillaries = _papillaries(rng, heart)
     return Scene(
         heart=heart,
         tissue=tissue,
-        rim_mm=rng.uniform(0.0, 4.5),
+        rim_mm=rng.uniform(0.0, RIM_MM[heart.pathology in FAILING]),
         rim_share=rng.uniform(0.15, 0.75),
         rim_gain=1.0 + 0.7 * np.interp(np.arange(STEPS), np.linspace(0, STEPS, 17), _closed(rng, 16)),
-        papillaries=tuple(papillaries),
+        papillaries=papillaries,
         fat=np.clip(rng.uniform(0.5, 6.0) * (1.0 + 0.5 * smooth + 0.7 * over_rv), 0.0, 14.0),
         pericardium_mm=rng.uniform(0.6, 2.0),
         free_wall_mm=rng.uniform(2.0, 4.5),
@@ -153,6 +154,18 @@ def draw_scene(rng: np.random.Generator, pathology: str | None = None) -> Scene:
         texture=rng.normal(0.0, 1.0, (3, 14, 14)),
         texture_gain=rng.uniform(0.3, 1.6),
     )
+
+
+def _papillaries(rng: np.random.Generator, heart: Heart) -> tuple[tuple[float, float, float, float, float, float], ...]:
+    """Two groups of papillary muscles; in failing hearts often of several heads, large and slack against the wall."""
+    out, slack = [], heart.pathology in FAILING and rng.random() < 0.5
+    for low, high in ((15.0, 70.0), (-120.0, -50.0)):
+        for _ in range(int(rng.integers(1, 4)) if slack else 1):
+            angle, ends = np.deg2rad(rng.uniform(low, high)), (rng.uniform(0.2, 0.35), rng.uniform(0.6, 0.8))
+            size = np.sort(rng.uniform((2.0, 3.0), (5.0, 7.0))) * (heart.radius_mm / 26.0) ** 0.5
+            size *= rng.uniform(1.0, SLACK) if slack else 1.0
+            out.append((angle, rng.uniform(*((0.6, 0.95) if slack else (0.45, 0.78))), size[0], size[1], *ends))
+    return tuple(out)
 
 
 def _tissues(rng: np.random.Generator) -> dict[str, float]:

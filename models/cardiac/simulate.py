@@ -18,6 +18,9 @@ from models.cardiac.display import normalise
 from models.cardiac.heart import CAP
 from models.cardiac.scene import SUBSLICES, Painted, Scene, draw_scene, paint
 
+#: Counts what changes the hearts that a seed draws. 2: thinner walls at apex and base, larger and slack papillary
+#: muscles, thicker trabeculae, more outflow tracts.
+VERSION: Final = 2
 #: Labels, in the order of ACDC.
 BACKGROUND, RV, MYO, LV = range(4)
 #: Slice positions.

@@ -24,7 +24,7 @@ from torch import Tensor
 from models.cardiac import losses
 from models.cardiac.net import CLASSES, build
 from models.cardiac.precision import precision
-from models.cardiac.simulate import TEST_SEED, draw_slice
+from models.cardiac.simulate import TEST_SEED, VERSION, draw_slice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Member:
     #: Optimiser steps on simulated slices, slices in each, and steps with real contours.
     steps: int
     batch: int = 8
-    tuning_steps: int = 320
+    tuning_steps: int = 280
     #: Peak learning rates of AdamW; one cosine each, after a warm-up.
     rate: float = 2e-3
     tuning_rate: float = 7e-4
@@ -47,12 +47,16 @@ class Member:
     #: Decay of the averaged weights, which are the ones shipped.
     average: float = 0.99
     seed: int = 0
+    #: The member whose simulation weights this one starts from; none where empty.
+    start: str = ""
 
 
 #: The members differ on purpose in what they see (ml-mr 2.1): context or detail.
 MEMBERS: Final = {
     "wide": Member(name="wide", pixels=96, pixel_mm=2.25, widths=(16, 32, 64, 96), steps=1500),
-    "fine": Member(name="fine", pixels=112, pixel_mm=1.6, widths=(12, 24, 48, 96, 128), steps=1000, seed=1),
+    "fine": Member(
+        name="fine", pixels=96, pixel_mm=1.6, widths=(16, 32, 64, 96), steps=250, rate=1e-3, seed=1, start="wide"
+    ),
 }
 #: Steps between two validations, and between two checkpoints; simulated slices of a validation.
 VALIDATE_EVERY: Final = 250
@@ -99,11 +103,19 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
+    def begin_with(self, other: Path) -> None:
+        """Take the averaged weights of another member's checkpoint."""
+        if not other.exists():
+            raise SystemExit(f"{other} is missing: train the member that {self.member.name} starts from first")
+        state = torch.load(other, map_location=self.device, weights_only=True)["average"]
+        self.net.load_state_dict(state)
+        self.average.load_state_dict(state)
+
     def keep(self) -> None:
         """Write the checkpoint so that a kill at any moment leaves the old or the new one whole."""
         state: dict[str, Any] = {"net": self.net.state_dict(), "average": self.average.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "seconds": self.seconds}
-        state |= {"history": self.history, "member": json.dumps(asdict(self.member))}
+        state |= {"history": self.history, "member": json.dumps(asdict(self.member)), "simulator": VERSION}
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, self.checkpoint.with_suffix(".new"))
         self.checkpoint.with_suffix(".new").replace(self.checkpoint)
@@ -148,6 +160,8 @@ class Trainer:
 def train(member: Member, work: Path, device: torch.device, limit_s: float) -> None:
     """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest."""
     trainer = Trainer(member, work / member.name / "simulation.pt", device)
+    if member.start and trainer.step == 0:
+        trainer.begin_with(work / member.start / "simulation.pt")
     begun = mark = time.monotonic()
     running: dict[str, float] = {}
     while trainer.step < member.steps and time.monotonic() - begun < limit_s:

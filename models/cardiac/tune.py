@@ -40,7 +40,7 @@ def examples(patient: scd.Patient) -> tuple[list[Example], list[Example]]:
             known = Known.CAVITY if outer is None else Known.OUTLINES
             shares = np.stack([inner] if outer is None else [inner, outer])
             drawn.append(Example(image, shares, known, centre, spacing))
-    return drawn, empty
+    return cases.recentred(drawn, empty)
 
 
 def warped(example: Example, member: Member, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

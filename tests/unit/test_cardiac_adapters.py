@@ -188,7 +188,7 @@ def test_one_command_goes_on_from_the_shipped_weights(tmp_path: Path, monkeypatc
     }  # fmt: skip
     assert set(facts["members"]["wide"]["tested"]) == {"rv", "myo", "lv"}
     _, segmenter = segment.load(out, torch.device("cpu"))
-    assert len(segmenter.views) == 2
+    assert len(segmenter.views) == 2 * len(shipped.manifest["members"])
 
 
 def test_a_third_of_what_is_learnt_from_stays_simulated(tmp_path: Path) -> None:

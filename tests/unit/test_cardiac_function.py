@@ -31,6 +31,39 @@ def test_what_beats_is_found_and_a_still_image_yields_its_middle() -> None:
     assert localise.centre(np.ones_like(images), (2.0, 2.0)) == pytest.approx((47.5, 47.5))
 
 
+def bright_is_cavity(x: torch.Tensor) -> Logits:
+    """A network that calls what is brightest the left cavity."""
+    cavity = torch.where(x > 0.9, 20.0, -20.0)
+    return Logits(
+        torch.cat((torch.zeros_like(x), torch.full_like(x, -20.0).repeat(1, 2, 1, 1), cavity), 1), x[:, 0, :5, 0]
+    )
+
+
+def test_views_look_at_the_cavity_and_not_at_what_moves_most() -> None:
+    y, x = np.mgrid[:96, :96]
+    beat = 0.5 + 0.5 * np.cos(2 * np.pi * np.arange(8) / 8)
+    images = 10.0 * (np.hypot(y - 40, x - 62) < 10) + beat[:, None, None] * (np.hypot(y - 50, x - 40) < 8)
+    stack = images[:, None].astype(np.float32)
+    assert localise.centre(stack, (2.0, 2.0)) == pytest.approx((50.0, 40.0), abs=1.5)
+    views = tuple(bundle.View(net=bright_is_cavity, pixels=64, pixel_mm=mm) for mm in (3.0, 1.5))
+    seen = segment.Segmenter(views, torch.device("cpu")).look(stack, (2.0, 2.0))
+    assert seen.centre == pytest.approx((40.0, 62.0), abs=0.5)
+    assert (seen.mean[0, 0, shapes.LV] > 0.5).sum() * 1.5**2 == pytest.approx(np.pi * 20**2, rel=0.1)
+    still = np.ones((8, 1, 96, 96), np.float32)
+    assert segment.Segmenter(views, torch.device("cpu")).look(still, (2.0, 2.0)).centre == pytest.approx((47.5, 47.5))
+
+
+def test_what_only_the_wide_view_sees_is_its_word_alone() -> None:
+    def right_ventricle(x: torch.Tensor) -> Logits:
+        return Logits(
+            torch.tensor([0.0, 9.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(len(x), 4, *x.shape[2:]), x[:, 0, :5, 0]
+        )
+
+    views = tuple(bundle.View(net=right_ventricle, pixels=n, pixel_mm=2.0) for n in (96, 48))
+    seen = segment.Segmenter(views, torch.device("cpu")).look(np.ones((2, 1, 96, 96), np.float32), (2.0, 2.0))
+    assert seen.mean[:, :, shapes.RV].min() > 0.99
+
+
 def test_resampling_keeps_place_and_mean() -> None:
     axis = np.arange(60) * 1.4 - 30.0
     source = torch.from_numpy(np.exp(-((axis[:, None] - 5) ** 2 + (axis[None] + 7) ** 2) / 200.0).astype(np.float32))
@@ -60,6 +93,10 @@ def test_end_systole_is_sought_after_end_diastole_around_the_cycle() -> None:
         assert abs((beat.es - shift) % 20 - 7) <= 1
     with pytest.raises(cycle.UnsuitableStackError, match="no contraction"):
         cycle.find(np.full(20, 100.0))
+    assert cycle.beat_share(volume) == pytest.approx(0.89, abs=0.01)
+    flicker = 100.0 + 10.0 * np.random.default_rng(0).normal(size=20)
+    with pytest.raises(cycle.UnsuitableStackError, match="once in the cycle"):
+        cycle.find(flicker)
 
 
 def test_slices_count_with_enough_ring_and_neither_a_slice_nor_a_phase_breaks_the_run() -> None:
@@ -105,6 +142,9 @@ def test_a_study_measures_what_the_labels_hold() -> None:
     assert found.base_last
     low, high = found.intervals["lv_ef"]
     assert low < found.function.lv_ef < high
+    for name, least in (("lv_esv", study.VOLUME_ERROR), ("lv_mass", study.MASS_ERROR), ("rv_ef", study.RV_ERROR)):
+        value, (below, above) = getattr(found.function, name), found.intervals[name]
+        assert above - value >= 0.999 * study.COVERAGE * least * value and below < value
     assert not any(found.ed.after.values()) and not any(found.es.after.values())
     assert found.ed.labels.shape == stack.labels.shape[1:]
 

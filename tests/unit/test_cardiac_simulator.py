@@ -54,7 +54,7 @@ def test_seeds_still_draw_the_hearts_they_drew() -> None:
 
 def test_every_class_and_position_is_drawn() -> None:
     rng = np.random.default_rng(0)
-    drawn = [simulate.draw_slice(rng, 48, 3.0) for _ in range(80)]
+    drawn = [simulate.draw_slice(rng, 48, 3.0) for _ in range(160)]
     assert {one.position for one in drawn} == set(range(5))
     assert set(np.unique(np.stack([one.labels for one in drawn]))) == set(range(4))
     for one in drawn:

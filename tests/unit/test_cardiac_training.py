@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from models.cardiac import evaluate, losses, scd, segment, study, train, tune, wrong
+from models.cardiac import acquire, cases, evaluate, losses, scd, segment, study, train, tune, wrong
 from models.cardiac.bundle import View
 from models.cardiac.cases import Known
 from models.cardiac.cycle import UnsuitableStackError
@@ -48,6 +48,30 @@ def test_a_checkpoint_of_another_member_is_refused(tmp_path: Path) -> None:
     steps(tmp_path, (1,))
     with pytest.raises(SystemExit, match="another configuration"):
         train.Trainer(replace(TINY, pixels=48), tmp_path / "checkpoint.pt", torch.device("cpu"))
+
+
+def test_a_member_may_start_from_another_ones_weights(tmp_path: Path) -> None:
+    later = replace(TINY, name="later", start="tiny", steps=0)
+    with pytest.raises(SystemExit, match="train the member"):
+        train.train(later, tmp_path, torch.device("cpu"), 60.0)
+    steps(tmp_path / "tiny", (1,))
+    (tmp_path / "tiny" / "checkpoint.pt").rename(tmp_path / "tiny" / "simulation.pt")
+    train.train(later, tmp_path, torch.device("cpu"), 60.0)
+    first, second = (
+        torch.load(tmp_path / name / "simulation.pt", weights_only=True)["average"] for name in ("tiny", "later")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_overlap_is_of_the_whole_ventricle_and_its_cavity() -> None:
+    codes = torch.tensor([[0, 2, 3, 2, 0, 1]]).view(1, 1, 6)
+    right = torch.nn.functional.one_hot(codes, 4).movedim(-1, 1).float()
+    assert float(losses.overlap(right, codes)) == pytest.approx(0.0, abs=1e-6)
+    swapped = right[:, [0, 1, 3, 2]]
+    known = losses.overlap(swapped, codes)
+    assert float(known) == pytest.approx((1.0 - 1.0 / 4.0) / 3.0)  # the ventricle is whole, the cavity is not
+    open_codes = torch.where(codes == 3, 3, losses.NOT_LV)
+    assert float(losses.overlap(right, open_codes)) == pytest.approx(0.0, abs=1e-6)
 
 
 def write_patient(folder: Path, name: str) -> Path:
@@ -113,6 +137,17 @@ def test_what_nobody_drew_stays_open(tmp_path: Path) -> None:
     es = [one for one in drawn if one.known is Known.CAVITY]
     assert set(tune.warped(es[0], TINY, rng)[1].unique().tolist()) == {3, losses.NOT_LV}
     assert set(tune.warped(empty[0], TINY, rng)[1].unique().tolist()) == {losses.NOT_LV}
+
+
+def test_slices_are_learnt_around_the_cavity_drawn_and_their_middle_is_swollen(tmp_path: Path) -> None:
+    drawn, empty = tune.examples(scd.read(write_patient(tmp_path, "SCD0000001")))
+    assert all(one.centre == pytest.approx((34.0, 30.0), abs=0.1) for one in (*drawn, *empty))
+    kept = replace(drawn[0], centre=(1.0, 2.0))
+    assert cases.recentred([replace(kept, shares=np.zeros_like(kept.shares))], [])[0][0].centre == (1.0, 2.0)
+    plane = acquire.plane_of(acquire.upright(), (64, 64), 2.0)
+    swollen = cases._swollen(plane, -0.2, 20.0)
+    assert swollen.x[32, 34] == pytest.approx(0.8 * plane.x[32, 34], rel=0.05)
+    assert swollen.x[32, 63] == pytest.approx(plane.x[32, 63], rel=0.07)
 
 
 def test_tuning_starts_from_the_simulation_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
