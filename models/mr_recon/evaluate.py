@@ -235,7 +235,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def about(learned: bundle.Learned | None, patient: str) -> Row:
     """What was measured with what."""
-    weights = {} if learned is None else {"name": learned.name, "version": learned.version, "sha256": learned.sha256}
+    weights: Row = {}
+    if learned is not None:
+        files = {name: one["sha256"] for name, one in learned.manifest["files"].items()}
+        weights = {"name": learned.name, "version": learned.version, "sha256": files}
     return weights | {"torch": torch.__version__, "snr": cases.SNR, "seed": cases.SEED, "patient": patient}
 
 
