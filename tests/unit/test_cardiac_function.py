@@ -142,7 +142,8 @@ def test_a_study_measures_what_the_labels_hold() -> None:
     assert found.base_last
     low, high = found.intervals["lv_ef"]
     assert low < found.function.lv_ef < high
-    for name, least in (("lv_esv", study.VOLUME_ERROR), ("lv_mass", study.MASS_ERROR), ("rv_ef", study.RV_ERROR)):
+    floors = {"esv": study.VOLUME_ERROR, "sv": study.STROKE_ERROR, "mass": study.MASS_ERROR}
+    for name, least in (*((f"lv_{key}", value) for key, value in floors.items()), ("rv_ef", study.RV_ERROR)):
         value, (below, above) = getattr(found.function, name), found.intervals[name]
         assert above - value >= 0.999 * study.COVERAGE * least * value and below < value
     assert not any(found.ed.after.values()) and not any(found.es.after.values())
