@@ -16,7 +16,8 @@ from models.cardiac.segment import WORK, Seen, Segmenter
 LEAST_AGREEMENT: Final = 0.85
 #: What an interval is at least, whatever the views agree on: standard errors, of LV EF in points and of all else as a
 #: share. Root mean squares on the patients left out of the tuning, CARD.md, n = 3: of ESV, which errs more than EDV
-#: (0.036), of stroke volume, and of mass (n = 2). That of EF is 4.0 now and was 4.7 with the weights before: the larger one is kept.
+#: (0.036), of stroke volume, and of mass (n = 2). That of EF is 4.0 now and was 4.7 with the weights before: the larger
+#: one is kept.
 VOLUME_ERROR: Final = 0.08
 STROKE_ERROR: Final = 0.15
 MASS_ERROR: Final = 0.15
