@@ -74,8 +74,8 @@ SUBTYPES: Final[Mapping[str, tuple[str, dn.Code, dn.Code, tuple[int, int, int]]]
 }
 #: Subtypes that lie on the skull and are measured across.
 EXTRA_AXIAL: Final = ("epidural", "subdural")
-#: Voxel probabilities between whose volumes the true volume is believed to lie (ml-ct 1.3).
-INTERVAL: Final = (0.3, 0.7)
+#: The true volume is believed to lie between those at this many times the outline's odds: 0.3-0.7 around 0.5 (ml-ct 1.3).
+INTERVAL: Final = (3.0 / 7.0, 7.0 / 3.0)
 #: How far beyond the outline a voxel may lie and still count to the larger of the two volumes [mm].
 MARGIN_MM: Final = 2.0
 #: A side is named if this share of the blood lies there; both are, if each has at least the second share.
@@ -288,10 +288,9 @@ def measured(
 ) -> Iterator[dn.Measurement]:
     """Volume with its interval, and what lies on the skull measured across."""
     volume = seen.volume_ml(mask)
-    low, high = (
-        seen.volume_ml(_near(mask, found.labels, series.pixel_spacing) & (found.probability > least))
-        for least in reversed(INTERVAL)
-    )
+    near, drawn_at = _near(mask, found.labels, series.pixel_spacing), found.drawn_at.get(name, 0.5)
+    odds = [times * drawn_at / (1.0 - drawn_at) for times in INTERVAL]
+    high, low = (seen.volume_ml(near & (found.probability > one / (1.0 + one))) for one in odds)
     yield dn.Measurement(
         name=VOLUME,
         value=round(volume, 2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,6 +60,8 @@ class Detection:
     midline_note: str
     #: Empty, or why confidence is limited.
     confidence_note: str
+    #: Probability at which the outline of each class is drawn; 0.5 where none is named.
+    drawn_at: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class Detector:
             midline_shift_mm=shift,
             midline_note=note,
             confidence_note=_doubts(work, placed, depth_mm),
+            drawn_at=_drawn_at(self.package.postprocessing),
         )
 
     def examine(
@@ -245,12 +248,15 @@ def _to_source(
     wide = np.where(labels > 0, labels, near.numpy().astype(np.uint8))
     fine = placed.back(probability, frame, linear=True)
     named = placed.back(wide.astype(np.float32), frame, linear=False).astype(np.uint8)
-    least = np.full(len(CLASSES) + 1, rules["grow_probability"], np.float32)
-    for name, wide in rules["wide_probability"].items():
-        least[CLASSES.index(name) + 1] = wide
+    least = np.array([1.0, *_drawn_at(rules).values()], np.float32)
     named[fine <= least[named]] = 0
     cavity = placed.back(work.cavity, frame, linear=True) > 0.5
     return placed.restore(named), placed.restore(fine.astype(np.float16)), placed.restore(cavity)
+
+
+def _drawn_at(rules: Mapping[str, Any]) -> dict[str, float]:
+    """Probability at which the outline of each of ``CLASSES``, in their order, is drawn."""
+    return dict.fromkeys(CLASSES, float(rules["grow_probability"])) | dict(rules["wide_probability"])
 
 
 def _cavity_ml(work: Work, placed: Placed) -> float:

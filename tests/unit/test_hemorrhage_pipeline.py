@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -96,6 +96,7 @@ class Fake:
     cavity: np.ndarray | None = None
     probability: np.ndarray | None = None
     seen: np.ndarray | None = None
+    drawn_at: dict[str, float] = field(default_factory=dict)
 
     package = SimpleNamespace(
         operating_points={
@@ -118,6 +119,7 @@ class Fake:
             midline_shift_mm=self.shift,
             midline_note="",
             confidence_note=self.note,
+            drawn_at=self.drawn_at,
         )
 
 
@@ -361,6 +363,15 @@ def test_the_interval_of_a_volume_comes_from_the_probabilities():
     (volume, *_) = run(HEAD, replace(POSITIVE, labels=labels, probability=fuzzy)).measurements
     low, high = volume.interval
     assert low < 0.9 * volume.value < volume.value < high
+
+
+def test_the_interval_lies_around_an_outline_that_is_drawn_early():
+    fuzzy = np.exp(-((np.linalg.norm(WHERE - np.array([30.0, 0.0, 10.0]), axis=-1) / 18.0) ** 4)).astype(np.float16)
+    for drawn_at in (0.05, 0.3, 0.5):
+        fake = replace(POSITIVE, labels=np.where(fuzzy > drawn_at, np.uint8(4), np.uint8(0)), probability=fuzzy)
+        (volume, *_) = run(HEAD, replace(fake, drawn_at={"intraparenchymal": drawn_at})).measurements
+        low, high = volume.interval
+        assert low < 0.98 * volume.value and high > 1.02 * volume.value, drawn_at
 
 
 def test_every_outlined_type_has_key_plane_volume_and_a_colour_of_its_own():
