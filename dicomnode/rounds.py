@@ -89,5 +89,17 @@ class Rounds:
                     self._woken.wait(pause)
                 self._woken.clear()
                 continue
-            self.sleep(self._recover())
+            self._put_right()
         self._ended()
+
+    def _put_right(self) -> None:
+        """Nothing else is begun before this is done, however often it takes."""
+        while not self.stopping:
+            try:
+                pause = self._recover()
+            except Exception as error:  # noqa: BLE001 - as above: what puts right may meet the same trouble
+                self._fault(error)
+                self.sleep(_RETRY_S)
+            else:
+                self.sleep(pause)
+                return

@@ -168,12 +168,15 @@ class Lane:
     def _recover(self) -> float:
         """After a fault no row may stay in sending: this thread alone sends to this destination."""
         self._accepted.clear()
-        try:
-            with self.database.write() as connection:
-                deliveries.put_back(connection, self.clock(), self.name)
-        except OperationalError:
-            return 0.0 if self.rounds.sleep(1.0) else self._recover()
-        return _POLL_S
+        while True:
+            try:
+                with self.database.write() as connection:
+                    deliveries.put_back(connection, self.clock(), self.name)
+            except OperationalError:
+                if self.rounds.sleep(1.0):
+                    return 0.0
+            else:
+                return _POLL_S
 
     def join(self) -> None:
         """Wait for the thread; a peer that holds it is cut off."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
+from sqlalchemy.exc import OperationalError
 
 from dicomnode.config import Config
 from dicomnode.dispatch import outbox
@@ -387,3 +388,20 @@ def test_backoff_doubles_up_to_its_cap_and_never_overflows():
     pauses = [backoff(destination, failures, 0.0).total_seconds() for failures in (1, 2, 3, 100, 10**6)]
     assert pauses == [10, 20, 40, 900, 900]
     assert backoff(destination, 1, 1.0).total_seconds() == 5
+
+
+def test_however_long_the_database_is_away_the_lane_goes_on_when_it_is_back(rig, monkeypatch):
+    """A night of it: one try a second, none of which may cost anything that the next one lacks."""
+    lane, tries = rig.outbox.lanes[0], []
+    back = rig.database.write
+
+    def write():
+        tries.append(1)
+        if len(tries) <= 5000:
+            raise OperationalError("begin", None, Exception("no answer"))
+        return back()
+
+    monkeypatch.setattr(rig.database, "write", write)
+    monkeypatch.setattr(lane.rounds, "sleep", lambda seconds: False)
+    assert lane._recover() > 0
+    assert len(tries) == 5001

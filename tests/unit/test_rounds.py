@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from dicomnode.rounds import Rounds
 
@@ -85,6 +85,28 @@ def test_a_fault_is_told_put_right_and_not_the_end(caplog: pytest.LogCaptureFixt
     assert [str(fault) for fault in faults] == ["bad item"]
     assert [record.action for record in caplog.records] == ["database_unavailable"]  # type: ignore[attr-defined]
     assert ended == ["service"]
+
+
+def test_a_fault_while_putting_right_is_told_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomnode.rounds._RETRY_S", 0.001)
+    faults: list[str] = []
+    todo = [DatabaseError("update", None, Exception("disk image is malformed")), ValueError("bad row")]
+
+    def step() -> float:
+        raise ValueError("bad item")
+
+    def recover() -> float:
+        if todo:
+            raise todo.pop(0)
+        return LONG_S
+
+    rounds = Rounds("service", step, lambda error: faults.append(type(error).__name__), recover=recover)
+    rounds.start()
+    until(lambda: len(faults) == 3 or not rounds.alive)
+    assert rounds.alive, "a service whose thread is gone delivers nothing until somebody notices"
+    assert faults == ["ValueError", "DatabaseError", "ValueError"], "and nothing else is done until it is put right"
+    rounds.stop()
+    rounds.join(LONG_S)
 
 
 def test_waking_does_not_shorten_the_pause_after_a_fault_but_stopping_does() -> None:
