@@ -74,7 +74,7 @@ SUBTYPES: Final[Mapping[str, tuple[str, dn.Code, dn.Code, tuple[int, int, int]]]
 }
 #: Subtypes that lie on the skull and are measured across.
 EXTRA_AXIAL: Final = ("epidural", "subdural")
-#: The true volume is believed to lie between those at this many times the outline's odds: 0.3-0.7 around 0.5 (ml-ct 1.3).
+#: The true volume is believed to lie between those at this many times the outline's odds: 0.3-0.7 at 0.5 (ml-ct 1.3).
 INTERVAL: Final = (3.0 / 7.0, 7.0 / 3.0)
 #: How far beyond the outline a voxel may lie and still count to the larger of the two volumes [mm].
 MARGIN_MM: Final = 2.0
