@@ -22,10 +22,16 @@ _LABEL: Final = 40
 
 def map_faults(ds: Dataset, source: Source, result: Result) -> Iterator[str]:
     """What is wrong with the parametric map ``ds`` of ``source``; nothing if it says exactly what ``result`` says."""
-    one = next((one for one in result.parametric_maps if _is_of(ds, one)), None)
-    if one is None:
+    alike = [list(_faults(ds, source, one)) for one in result.parametric_maps if _is_of(ds, one)]
+    if not alike:
         yield "its quantity and label are of none of the result's parametric maps"
         return
+    # Maps of several phases may share quantity and label: it must be one of them.
+    yield from min(alike, key=len)
+
+
+def _faults(ds: Dataset, source: Source, one: ParametricMap) -> Iterator[str]:
+    """What keeps ``ds`` from being ``one``."""
     source = at_phase(source, one.phase)
     yield from grid_faults(ds, source)
     yield from _meaning_faults(ds, one)

@@ -88,8 +88,10 @@ def _grey_faults(ds: Dataset, source: Source, result: Result, planes: set[int]) 
         yield f"its window is {found}, not one with a finite center and a width above 0"
     elif result.window is not None and not np.allclose(found[0], result.window, rtol=_DIGITS, atol=_DIGITS):
         yield f"its window is {found[0]}, the result's {result.window}"
-    if not ds.get("PresentationLUTShape"):
-        yield "PresentationLUTShape is absent"
+    inverse = source.headers[0].get("PhotometricInterpretation") == "MONOCHROME1"
+    wanted = "INVERSE" if inverse else "IDENTITY"
+    if ds.get("PresentationLUTShape") != wanted:
+        yield f"PresentationLUTShape is {ds.get('PresentationLUTShape')}, not {wanted}: black and white would swap"
     spacing = source.images.pixel_spacing
     for area in ds.get("DisplayedAreaSelectionSequence") or ():
         if not np.allclose([float(one) for one in area.get("PresentationPixelSpacing") or (0, 0)], spacing, 0, 1e-4):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from highdicom import VOILUTTransformation
+from highdicom import VOILUTFunctionValues, VOILUTTransformation
 from highdicom.pm import ParametricMap as HighdicomParametricMap
 from highdicom.pm import RealWorldValueMapping
 from pydicom import Dataset
@@ -36,7 +36,6 @@ def encode_parametric_map(source: Source, one: ParametricMap, context: EncodeCon
     """
     require_frame_of_reference(source, context)
     _require_fit(source, one)
-    low, high = one.shown
     given = stand_ins(source)
     built = HighdicomParametricMap(
         source_images=list(given.headers),
@@ -51,9 +50,7 @@ def encode_parametric_map(source: Source, one: ParametricMap, context: EncodeCon
         device_serial_number=context.device_serial,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(one)],
-        voi_lut_transformations=[
-            VOILUTTransformation(window_center=(low + high) / 2, window_width=high - low, window_explanation=one.label)
-        ],
+        voi_lut_transformations=[_window(one)],
         content_label=content_label(one.label, "MAP"),
         content_description=cut(one.label, MAX_LO),
         specific_character_set="ISO_IR 192",
@@ -104,6 +101,17 @@ def _anatomy(ds: Dataset, source: Source) -> Dataset:
         for item in group.get("FrameAnatomySequence") or ():
             return Dataset(item)
     return anatomy.of_frames(str(ds.get("BodyPartExamined") or ""), str(ds.get("Laterality") or ""))
+
+
+def _window(one: ParametricMap) -> VOILUTTransformation:
+    """Exact: the usual function takes 1 off the width (PS3.3 C.11.2.1.2.1), which is all of a score's from 0 to 1."""
+    low, high = one.shown
+    return VOILUTTransformation(
+        window_center=[(low + high) / 2],
+        window_width=[high - low],
+        window_explanation=[one.label],  # of a bare string highdicom makes a value of every letter
+        voi_lut_function=VOILUTFunctionValues.LINEAR_EXACT,
+    )
 
 
 def _mapping(one: ParametricMap) -> RealWorldValueMapping:

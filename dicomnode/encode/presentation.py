@@ -41,7 +41,7 @@ from dicomnode.pipeline import HU, Result, Segment, Segmentation
 #: Part of the identity of the object; a further one, where images have other rescale values, is numbered.
 ROLE: Final = "presentation"
 _LABEL: Final = "AI outlines"
-#: Below this DICOM wants the exact function: the usual one takes a pixel's width off (PS3.3 C.11.2.1.2.1).
+#: Down from this the exact function: the usual one takes 1 off the width (PS3.3 C.11.2.1.2.1), all of it here.
 _LEAST_WIDTH: Final = 1.0
 #: What is outlined: segmentation, segment, plane, where.
 _Marked = tuple[Segmentation, Segment, int, NDArray[np.bool_]]
@@ -159,9 +159,12 @@ class _State:
 
     def _window(self) -> SoftcopyVOILUTTransformation:
         low, high = window(self._source, self._result, self._outlined[0][2])
-        exact = VOILUTFunctionValues.LINEAR_EXACT if high - low < _LEAST_WIDTH else None
+        exact = VOILUTFunctionValues.LINEAR_EXACT if high - low <= _LEAST_WIDTH else None
         return SoftcopyVOILUTTransformation(
-            window_center=(low + high) / 2, window_width=high - low, window_explanation=_LABEL, voi_lut_function=exact
+            window_center=[(low + high) / 2],
+            window_width=[high - low],
+            window_explanation=[_LABEL],  # of a bare string highdicom makes a value of every letter
+            voi_lut_function=exact,
         )
 
     def _settle(self, ds: Dataset) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from highdicom.pm import ParametricMap as Reader
 from pydicom import Dataset
+from pydicom.pixels import apply_windowing
 
 from dicomnode import pipeline as dn
 from dicomnode.domain import ObjectKind
@@ -75,6 +76,35 @@ def test_it_says_what_the_values_are(good):
 def test_equal_runs_give_equal_bytes(good):
     source, result, ds = good
     assert written(source, result) == ds
+
+
+def test_a_score_of_half_is_shown_half_as_bright(good):
+    _, _, ds = good
+    (window,) = ds.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
+    assert window.VOILUTFunction == "LINEAR_EXACT" and window.WindowCenterWidthExplanation == "AI score"
+    shown = apply_windowing(np.array([0.0, 0.25, 0.5, 1.0]), voi(window))
+    np.testing.assert_allclose(shown / shown[-1], [0.0, 0.25, 0.5, 1.0])
+
+
+def voi(window) -> Dataset:
+    ds = Dataset()
+    ds.update(window)
+    ds.PhotometricInterpretation, ds.BitsStored, ds.PixelRepresentation = "MONOCHROME2", 8, 0
+    return ds
+
+
+def test_two_maps_of_one_name_lie_each_on_its_phase(tmp_path):
+    source = load_cine(factories.write_series(tmp_path, cine.one_series()))
+    values = np.random.default_rng(0).random((2, *source.series.array.shape[1:]), np.float32)
+    first = dn.ParametricMap(values=values[0], quantity=phantoms.SCORE, unit=dn.Code("1", "UCUM", "no units"), phase=2)
+    second = replace(first, values=values[1], phase=5, role="other")
+    result = dn.Result(parametric_maps=(first, second))
+    found = list(encode_result(source, result, phantoms.context(), kinds=MAP))
+    assert [one.role for one in found] == ["map", "other"]
+    moved = deepcopy(found[1].dataset)
+    moved.FloatPixelData = found[0].dataset.FloatPixelData
+    with pytest.raises(EncodingError, match="differs from the result"):
+        check_objects([moved], source, result)
 
 
 def test_a_map_of_one_phase_lies_on_that_phase(tmp_path):

@@ -68,6 +68,7 @@ def test_the_window_is_the_results_in_the_units_of_the_images(good):
     source, _, state = good
     (window,) = state.SoftcopyVOILUTSequence
     assert (float(window.WindowCenter), float(window.WindowWidth)) == (40.0, 80.0)
+    assert window.WindowCenterWidthExplanation == "AI outlines"  # one word for one window
     plane = source.planes[0]
     assert (float(state.RescaleSlope), float(state.RescaleIntercept)) == (plane.slope, plane.intercept)
     assert state.RescaleType == "HU"
@@ -131,11 +132,12 @@ def test_outlines_of_a_phase_lie_on_its_images(tmp_path):
     assert {uid for uid, *_ in annotations(state)} <= wanted
 
 
-def test_a_narrow_window_is_exact(tmp_path):
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_a_narrow_window_is_exact(tmp_path, width):
     source = load(factories.write_series(tmp_path, factories.ct_series(6)))
-    (state,) = written(source, replace(phantoms.bleeding(source.images), window=(0.5, 0.25)))
+    (state,) = written(source, replace(phantoms.bleeding(source.images), window=(0.5, width)))
     (window,) = state.SoftcopyVOILUTSequence
-    assert window.VOILUTFunction == "LINEAR_EXACT" and float(window.WindowWidth) == 0.25
+    assert window.VOILUTFunction == "LINEAR_EXACT" and float(window.WindowWidth) == width
 
 
 def graphic(ds):
@@ -177,6 +179,10 @@ WRONG = {
     "another window": (
         lambda ds: setattr(ds.SoftcopyVOILUTSequence[0], "WindowCenter", "400"),
         r"its window is \(400.0, 80.0\), the result's",
+    ),
+    "black for white": (
+        lambda ds: setattr(ds, "PresentationLUTShape", "INVERSE"),
+        "PresentationLUTShape is INVERSE, not IDENTITY",
     ),
     "no window": (lambda ds: delattr(ds, "SoftcopyVOILUTSequence"), "its window is"),
     "square pixels": (
