@@ -84,6 +84,11 @@ class Notification:
         whole = digest(self.study_uid, self.algorithm, self.version, self.hook, str(self.sequence))
         return whole[:_KEY].upper()
 
+    @property
+    def told(self) -> bool:
+        """Whether somebody has it or may have it, now or later: it was not suppressed, or only after an earlier try."""
+        return self.state is not State.SUPPRESSED or self.attempt > 1
+
 
 def _row(row: Row[Any]) -> Notification:
     values = dict(row._mapping)
@@ -181,7 +186,7 @@ class _Chain:
         every = [_row(row) for row in connection.execute(query.order_by(table.c.sequence))]
         self._next = every[-1].sequence + 1 if every else 0
         #: Messages that somebody has, or may have.
-        self._told = [one for one in every if one.state is not State.SUPPRESSED]
+        self._told = [one for one in every if one.told]
 
     def bring_up_to_date(self, statements: Sequence[_Statement], urgencies: Sequence[str]) -> int:
         """Queue the message that is missing, if one is. Return 1 then, else 0."""
@@ -378,9 +383,13 @@ def die(connection: Connection, one: Notification, at: datetime, why: str) -> No
 
 
 def suppress(connection: Connection, one: Notification, at: datetime, why: str) -> None:
-    """pending -> suppressed, and with it what follows it in its chain, unless an earlier try may have arrived."""
+    """pending -> suppressed, and with it what follows it in its chain, unless somebody has, or may have, anything of it.
+
+    Only the first message of a chain has nothing before it that must be taken back.
+    """
     table = schema.notification
-    of_it = table.c.sequence >= one.sequence if one.attempt <= 1 else table.c.id == one.id
+    nobody_told = one.kind is Kind.POSITIVE and one.attempt <= 1
+    of_it = table.c.sequence >= one.sequence if nobody_told else table.c.id == one.id
     connection.execute(
         update(table)
         .where(

@@ -33,7 +33,7 @@ def _chain(one: Notification) -> tuple[str, str, str]:
 
 def _end(connection: Connection, chain: Sequence[Notification], at: datetime) -> int:
     """End one chain with a retraction, if its last message says anything. Return 1 then, else 0."""
-    told = [one for one in chain if one.state is not State.SUPPRESSED]
+    told = [one for one in chain if one.told]
     while told and told[-1].state is State.PENDING and told[-1].attempt == 0:
         _set(connection, told.pop(), State.SUPPRESSED)
     if not told or not told[-1].content["findings"]:

@@ -99,3 +99,28 @@ def test_once_it_is_settled_what_still_holds_is_said_again_as_a_correction(datab
     tell(database, clock)
     ended(database, HOOKS, [finding()], clock(), revision=1)
     assert kinds(database) == ["positive", "retraction", "correction"], "never a second positive"
+
+
+def test_a_correction_that_is_stopped_on_its_way_does_not_take_the_retraction_with_it(database, clock):
+    """Somebody was told before it: what takes that back goes, although this correction never went anywhere."""
+    ended(database, HOOKS, BLEED, clock())
+    tell(database, clock)
+    ended(database, HOOKS, [finding()], clock(), revision=1)
+    with database.write() as connection:
+        correction = notifications.claim(connection, "triage", clock())  # a lane has it in hand, and reads who it is
+    assert correction.sequence == 1 and correction.attempt == 1
+    conflict(database, clock)
+    with database.write() as connection:
+        notifications.suppress(connection, correction, clock(), "the study carries several patient identities")
+    assert [one.kind for one in tell(database, clock)] == [Kind.RETRACTION]
+
+
+def test_a_positive_whose_first_try_may_have_arrived_is_taken_back_although_the_second_was_stopped(database, clock):
+    """The second identity came in between the tries: the lane saw it before routing did."""
+    ended(database, HOOKS, BLEED, clock())
+    with database.write() as connection:
+        for _ in range(2):
+            tried = notifications.claim(connection, "triage", clock())
+        notifications.suppress(connection, tried, clock(), "the study carries several patient identities")
+    conflict(database, clock)
+    assert [one.kind for one in tell(database, clock)] == [Kind.RETRACTION]
