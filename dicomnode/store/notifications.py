@@ -383,7 +383,7 @@ def die(connection: Connection, one: Notification, at: datetime, why: str) -> No
 
 
 def suppress(connection: Connection, one: Notification, at: datetime, why: str) -> None:
-    """pending -> suppressed, and with it what follows it in its chain, unless somebody has, or may have, anything of it.
+    """pending -> suppressed, and with it what follows it in its chain, unless somebody may have any of it.
 
     Only the first message of a chain has nothing before it that must be taken back.
     """
