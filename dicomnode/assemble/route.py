@@ -133,7 +133,7 @@ class Router:
             series.move(connection, one, SeriesState.UNROUTED, now, reason, **kept)
             return []
         made = [*wanted, *study.numbered(connection, of_whole, now)]
-        made = [revisions.renewed(connection, job) for job in made]
+        made = [revisions.renewed(connection, job, now) for job in made]
         queued = [job_id for job in made if (job_id := jobs.enqueue(connection, job, now)) is not None]
         names = " + ".join(job.rule for job in (*wanted, *of_whole))
         series.move(connection, one, SeriesState.ROUTED, now, f"wanted by: {names}", **kept)

@@ -42,17 +42,26 @@ def supersede(
     return done
 
 
-def renewed(connection: Connection, new: NewJob) -> NewJob:
+def renewed(connection: Connection, new: NewJob, at: datetime) -> NewJob:
     """``new`` under another key, if its own is that of a job that was set aside: one UID has one content.
 
     So it is where the same images come again after their study's identity was settled, or a series was discarded: what
-    the earlier job made was withheld or replaced, and its objects have the UIDs that hang on the key.
+    the earlier job made was withheld or replaced, and its objects have the UIDs that hang on the key. An earlier job
+    that made nothing, because its input was damaged or gone, gives its key up.
     """
     table = schema.job
-    state = connection.scalar(select(table.c.state).where(table.c.key == new.key, table.c.revision < new.revision))
-    if state != JobState.SUPERSEDED.value:
+    row = connection.execute(select(table).where(table.c.key == new.key, table.c.revision < new.revision)).first()
+    if row is None:
         return new
-    return replace(new, key=digest("again", new.key, str(new.revision)))
+    earlier = jobs.row_to_job(row)
+    if earlier.state is JobState.SUPERSEDED:
+        return replace(new, key=digest("again", new.key, str(new.revision)))
+    if earlier.state in (JobState.DEAD, JobState.UNSUITABLE):
+        retired = digest("without a result", earlier.key, str(earlier.id))
+        jobs.move(connection, earlier, JobState.SUPERSEDED, finished_at=at.timestamp(), key=retired)
+        text = f"by revision {new.revision}: its images came again"
+        note(connection, at, "job_superseded", text, series_uid=earlier.series_uid, job_id=earlier.id)
+    return new
 
 
 def predecessor(connection: Connection, job: Job) -> Job | None:

@@ -395,6 +395,30 @@ def test_once_a_conflict_is_settled_the_same_images_make_a_job_again(site: Calla
     assert [first.state, second.state] == [JobState.CANCELLED, JobState.QUEUED]
 
 
+@pytest.mark.parametrize("ended", [JobState.DEAD, JobState.UNSUITABLE])
+def test_images_that_come_again_after_a_job_without_a_result_make_one(
+    site: Callable[..., Site], ended: JobState
+) -> None:
+    """So it is where its input was damaged, or past its retention: "send the series again" must help."""
+    made = site()
+    made.send(ONE)
+    made.settle()
+    (before,) = made.jobs()
+    table = schema.job
+    with made.database.write() as connection:
+        connection.execute(update(table).where(table.c.id == before.id).values(state=ended.value))
+    for _ in range(2):  # once it has been computed, a third time adds nothing
+        with made.database.write() as connection:
+            instances.forget(connection, [str(ds.SOPInstanceUID) for ds in ONE])
+        made.send(ONE)
+        made.settle(60)
+        assert made.get(ONE).state is SeriesState.ROUTED
+        first, second = sorted(made.jobs(), key=lambda job: job.id)
+        assert [first.state, second.key] == [JobState.SUPERSEDED, before.key] and first.key != before.key
+        with made.database.write() as connection:
+            connection.execute(update(table).where(table.c.id == second.id).values(state=JobState.STORED.value))
+
+
 def test_the_same_images_of_another_patient_are_another_job(site: Callable[..., Site]) -> None:
     """Results are known by UIDs that hang on the key: those of one patient must never carry another one's name."""
     made = site()
