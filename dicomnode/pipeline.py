@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from dicomnode.curve import Curve
 from dicomnode.errors import Unsuitable
 from dicomnode.inputs import Attribute, CineSeries, Geometry, ImageSeries
 from dicomnode.kspace import KSpace, KSpaceHeader, Readout, ReconstructedPlane, Reconstruction
@@ -44,6 +45,7 @@ __all__ = [
     "Attribute",
     "CineSeries",
     "Code",
+    "Curve",
     "Finding",
     "Geometry",
     "Image",
@@ -295,6 +297,8 @@ class Result:
     findings: tuple[Finding, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     key_planes: tuple[KeyPlane, ...] = ()
+    #: For the summary page, which has room for the first.
+    curves: tuple[Curve, ...] = ()
     #: Sentences for the reader, on every report and on the summary page: limits of the algorithm, what was left out.
     remarks: tuple[str, ...] = ()
     #: Window (center, width) in the input's units in which the summary page shows planes; None: the source's own.

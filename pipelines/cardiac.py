@@ -194,9 +194,30 @@ def report(
         segmentations=tuple(segmentations),
         measurements=tuple(measurements),
         key_planes=tuple(_key_planes(found)),
+        curves=(_curve(series, found),),
         remarks=tuple(remarks),
         quality=quality,
         notes=tuple(found.doubts),
+    )
+
+
+def _curve(series: dn.CineSeries, found: study.Study) -> dn.Curve:
+    """Left volume over the beat as the network sees it in every phase; the points are the volumes that are reported.
+
+    The two differ, as slices are chosen and corrected at ED and ES alone.
+    """
+    known = bool(np.isfinite(series.trigger_times).all())
+    x = series.trigger_times.mean(1) if known else np.arange(1.0, len(found.curve_ml) + 1)
+    if not (np.diff(x) > 0).all():
+        known, x = False, np.arange(1.0, len(found.curve_ml) + 1)
+    ends = ((found.ed.phase, found.function.lv_edv, "ED"), (found.es.phase, found.function.lv_esv, "ES"))
+    return dn.Curve(
+        title="LV volume in every phase, smoothed and uncorrected; points: as reported",
+        x=x,
+        y=found.curve_ml,
+        x_label="ms after the R wave" if known else "phase",
+        y_label="mL",
+        points=tuple((float(x[phase]), round(float(value), 1), name) for phase, value, name in ends),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode import __version__
+from dicomnode.encode import panels
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.planes import Area, Planes
 from dicomnode.encode.sheet import AMBER, AMBER_DARK, FAINT, LINE, TEXT, Sheet, defaults
@@ -62,10 +63,18 @@ def draw(source: Source, result: Result, context: EncodeContext) -> NDArray[np.u
     with defaults():
         sheet = Sheet()
         _head(sheet, source, context)
-        Planes(sheet, source, result).draw(Area(_PLANES_X, _TOP, sheet.width - _PLANES_X - _MARGIN, _BOTTOM - _TOP))
+        _pictures(sheet, source, result)
         _column(sheet, result)
         _foot(sheet, context)
         return sheet.pixels()
+
+
+def _pictures(sheet: Sheet, source: Source, result: Result) -> None:
+    """Key planes, and below them the panels where the result has any."""
+    planes, width = Planes(sheet, source, result), sheet.width - _PLANES_X - _MARGIN
+    below = panels.height(source, result, width)
+    planes.draw(Area(_PLANES_X, _TOP, width, _BOTTOM - _TOP - below))
+    panels.draw(sheet, planes, source, result, Area(_PLANES_X, _BOTTOM - below, width, below))
 
 
 def _head(sheet: Sheet, source: Source, context: EncodeContext) -> None:

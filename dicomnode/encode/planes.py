@@ -172,7 +172,7 @@ class Planes:
         left = cell.x + (cell.width - width) / 2
         self._sheet.box(cell.x, cell.y, cell.width, height, fill="black")
         top = cell.y + (height - tall) / 2
-        self._plane(self._sheet.picture(left, top, width, tall), key)
+        self.plane(self._sheet.picture(left, top, width, tall), key)
         self._letters(cell, height)
         y = cell.y + height + _CAPTION * 1.45
         caption = self._sheet.cut(where(self._source, key.plane), _CAPTION, cell.width)
@@ -181,7 +181,8 @@ class Planes:
             y += _CAPTION * 1.45
             self._sheet.text(cell.x, y, line, _CAPTION, colour=TEXT)
 
-    def _plane(self, axes: Axes, key: KeyPlane) -> None:
+    def plane(self, axes: Axes, key: KeyPlane, *, thin: bool = False) -> None:
+        """One plane with its outlines; ``thin`` ones, without dashes, on a small picture."""
         low, high = window(self._source, self._result, key.plane)
         values = np.where(self._source.images.padding[key.plane], low, self._source.images.array[key.plane])
         grey = np.clip((values - low) / (high - low), 0.0, 1.0)
@@ -189,6 +190,9 @@ class Planes:
         for one in self._on(key):
             mask = np.pad(one.mask(key.plane), 1).astype(float)
             rows, columns = np.arange(mask.shape[0]) - 1, np.arange(mask.shape[1]) - 1
+            if thin:
+                axes.contour(columns, rows, mask, levels=[0.5], colors=[one.colour], linewidths=0.9)
+                continue
             axes.contour(columns, rows, mask, levels=[0.5], colors=["black"], linewidths=3.0, alpha=0.65)
             style = (0.0, one.dashes) if one.dashes else "solid"
             axes.contour(columns, rows, mask, levels=[0.5], colors=[one.colour], linewidths=1.7, linestyles=[style])

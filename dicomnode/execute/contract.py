@@ -29,7 +29,7 @@ def check_result(result: Result, series: ImageSeries | CineSeries | KSpace) -> N
     """Raise `ResultInvalid` that names everything in ``result`` that breaks the contract."""
     if not isinstance(result, Result):
         raise ResultInvalid(f"run() returned {type(result).__name__}, not Result")
-    faults = [*_roles(result), *_window(result)]
+    faults = [*_roles(result), *_window(result), *_curves(result)]
     if isinstance(series, KSpace):
         faults += reconstruction_faults(result)
     else:
@@ -84,6 +84,15 @@ def _window(result: Result) -> Iterator[str]:
     center, width = result.window
     if not (math.isfinite(center) and math.isfinite(width) and width > 0):
         yield f"the window is (center {center}, width {width}): both are finite, and the width is above 0"
+
+
+def _curves(result: Result) -> Iterator[str]:
+    for one in result.curves:
+        shapes = one.x.ndim == 1 and one.x.shape == one.y.shape and len(one.x) > 1
+        if not shapes or not (np.isfinite(one.x).all() and np.isfinite(one.y).all() and (np.diff(one.x) > 0).all()):
+            yield f"curve {one.title!r}: x and y are finite, of one length above 1, and x rises"
+        elif not all(math.isfinite(value) for point in one.points for value in point[:2]):
+            yield f"curve {one.title!r} has a point that is not finite"
 
 
 def _phase(phase: int | None, series: ImageSeries | CineSeries, name: str) -> Iterator[str]:

@@ -52,6 +52,11 @@ def test_the_result_keeps_the_contract(made: simulate.Stack, result: dn.Result) 
     assert [one.time_point for one in result.segmentations] == [dn.END_DIASTOLE, dn.END_SYSTOLE]
     assert [one.phase for one in result.segmentations] == [0, int(made.times.argmax())]
     assert {one.phase for one in result.key_planes} == {one.phase for one in result.segmentations}
+    (curve,) = result.curves
+    assert len(curve.y) == len(curve.x) and curve.y.argmax() == result.segmentations[0].phase
+    assert [(x, name) for x, _, name in curve.points] == [
+        (curve.x[one.phase], one.time_point.label) for one in result.segmentations
+    ]
 
 
 def test_numbers_are_those_of_the_masks(made: simulate.Stack, result: dn.Result) -> None:
