@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from dicomnode.dicom import digest
 from dicomnode.domain import Quarantined
@@ -54,6 +54,16 @@ def keep(connection: Connection, data: Path, uids: Sequence[str], reason: str, a
             )  # fmt: skip
             kept.append(SetAside(path=path, item=item))
     return kept
+
+
+def came_anew(connection: Connection, job: Job, uids: Sequence[str]) -> bool:
+    """Whether one of the instances ``uids`` came after this attempt had begun: then it is not what was found damaged.
+
+    So it is where another job of the series found the same damage first, and sound data came before this one had ended.
+    """
+    table = schema.instance
+    last = connection.scalar(select(func.max(table.c.received_at)).where(table.c.sop_instance_uid.in_(list(uids))))
+    return last is not None and job.started_at is not None and last >= job.started_at.timestamp()
 
 
 def record(connection: Connection, job: Job, kept: Sequence[SetAside]) -> None:

@@ -38,6 +38,9 @@ _PROGRESS_S: Final = 1.0
 #: After these a slot's process is replaced: a CUDA context does not recover, and memory may be leaked or split up.
 _RECYCLE: Final = frozenset({"OutOfMemory", "DeviceFailed", "PipelineFailed"})
 
+#: How a run ends.
+_Outcome = executor.Done | executor.Refused | executor.Failed | executor.Lost
+
 
 def _now() -> datetime:
     return datetime.now(UTC)
@@ -202,8 +205,9 @@ class Dispatcher:
             with self.database.write() as connection:
                 jobs.progress(connection, run.job, event.phase, event.fraction)
 
-    def _end(self, job: Job, event: executor.Done | executor.Refused | executor.Failed | executor.Lost) -> None:
+    def _end(self, job: Job, event: _Outcome) -> None:
         now, extra = self.clock(), {"job_id": job.id, "series_uid": job.series_uid, "pipeline": job.pipeline}
+        event = self._unless_replaced(job, event)
         stored, kept = False, self._damaged(event, now)
         with self.database.write() as connection:
             match event:
@@ -240,6 +244,17 @@ class Dispatcher:
         if stored:
             faults.reached("after-result-commit")
             self.on_stored()
+
+    def _unless_replaced(self, job: Job, event: _Outcome) -> _Outcome:
+        """A try on damaged input that is no longer what lies under those UIDs is made again, with what came."""
+        if not isinstance(event, executor.Refused) or not event.damaged:
+            return event
+        with self.database.read() as connection:
+            if not damage.came_anew(connection, job, event.damaged):
+                return event
+        message = f"its input was sent again while it ran, which found: {event.reason}"
+        failure = Failure(error_class="InputReplaced", message=message, transient=True)
+        return executor.Failed(event.slot, event.job_id, failure)
 
     def _damaged(self, event: Event, now: datetime) -> list[damage.SetAside]:
         """Files of inputs that the worker found damaged, kept in quarantine too before anything is recorded."""

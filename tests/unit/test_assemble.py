@@ -396,9 +396,7 @@ def test_once_a_conflict_is_settled_the_same_images_make_a_job_again(site: Calla
 
 
 @pytest.mark.parametrize("ended", [JobState.DEAD, JobState.UNSUITABLE])
-def test_images_that_come_again_after_a_job_without_a_result_make_one(
-    site: Callable[..., Site], ended: JobState
-) -> None:
+def test_images_that_come_again_after_a_job_without_result_make_one(site: Callable[..., Site], ended: JobState) -> None:
     """So it is where its input was damaged, or past its retention: "send the series again" must help."""
     made = site()
     made.send(ONE)

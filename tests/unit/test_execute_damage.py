@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from sqlalchemy import select
 
-from dicomnode.domain import Band, Instance
+from dicomnode import config
+from dicomnode.domain import Band, Instance, JobState
 from dicomnode.errors import UnreadableRawData
-from dicomnode.execute import damage
+from dicomnode.execute import damage, executor
+from dicomnode.execute.dispatcher import Dispatcher
 from dicomnode.store import instances, jobs, schema
 from dicomnode.store.quarantine import Quarantine
 from dicomnode.volumes import raw
@@ -109,3 +113,23 @@ def test_what_is_at_fault_is_named_by_its_uid(tmp_path, place):
     with pytest.raises(UnreadableRawData) as caught:
         raw.unwrap(paths, tmp_path / "out.h5")
     assert caught.value.damaged == (str(raw.read_header(broken).SOPInstanceUID),)
+
+
+def test_sound_data_that_came_while_a_second_job_read_the_damaged_file_is_not_set_aside(database, data, clock):
+    """Another job set the damaged file aside first; the one that still runs must not take its successor for it."""
+    received(database, data, clock)
+    queued(database, clock)
+    clock.advance(1)
+    with database.write() as connection:
+        running = jobs.claim(connection, clock(), 1, "slot", [])
+    clock.advance(1)
+    with database.write() as connection:
+        instances.forget(connection, ["1.2.3.1"])
+    received(database, data, clock, b"sound")
+    settings = config.Config.model_validate({"node": {"data": str(data)}, "execute": {"slots": ["cpu"]}})
+    dispatcher = Dispatcher(settings, database, SimpleNamespace(), clock=clock)
+    dispatcher._end(running, executor.Refused("slot", running.id, REASON, ["1.2.3.1"]))
+    assert (data / "spool" / "1.dcm").read_bytes() == b"sound" and list(Quarantine(data).items()) == []
+    with database.read() as connection:
+        assert len(instances.of_series(connection, "1.2.3")) == 1
+        assert jobs.get(connection, running.id).state is JobState.QUEUED, "it runs again, on what came"
