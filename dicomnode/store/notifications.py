@@ -178,11 +178,9 @@ class _Chain:
         self._algorithm, self._version, self._hook = algorithm, version, hook
         table = schema.notification
         query = select(table).where(
-            table.c.study_uid == job.study_uid,
-            table.c.algorithm == algorithm,
-            table.c.version == version,
-            table.c.hook == hook,
-        )
+            table.c.study_uid == job.study_uid, table.c.algorithm == algorithm,
+            table.c.version == version, table.c.hook == hook,
+        )  # fmt: skip
         every = [_row(row) for row in connection.execute(query.order_by(table.c.sequence))]
         self._next = every[-1].sequence + 1 if every else 0
         #: Messages that somebody has, or may have.
@@ -368,11 +366,8 @@ def sent(connection: Connection, one: Notification, at: datetime) -> None:
 def postpone(connection: Connection, one: Notification, until: datetime, why: str, *, refused: bool) -> None:
     """Stay pending until later; ``refused`` by somebody who answered, or not heard of."""
     table = schema.notification
-    connection.execute(
-        update(table)
-        .where(table.c.id == one.id)
-        .values(not_before=until.timestamp(), error=why[:2000], refusals=one.refusals + refused)
-    )
+    values = {"not_before": until.timestamp(), "error": why[:2000], "refusals": one.refusals + refused}
+    connection.execute(update(table).where(table.c.id == one.id).values(**values))
 
 
 def die(connection: Connection, one: Notification, at: datetime, why: str) -> None:
@@ -383,10 +378,7 @@ def die(connection: Connection, one: Notification, at: datetime, why: str) -> No
 
 
 def suppress(connection: Connection, one: Notification, at: datetime, why: str) -> None:
-    """pending -> suppressed, and with it what follows it in its chain, unless somebody may have any of it.
-
-    Only the first message of a chain has nothing before it that must be taken back.
-    """
+    """pending -> suppressed, and with it what follows it in its chain, unless somebody may have any of it."""
     table = schema.notification
     nobody_told = one.kind is Kind.POSITIVE and one.attempt <= 1
     of_it = table.c.sequence >= one.sequence if nobody_told else table.c.id == one.id
