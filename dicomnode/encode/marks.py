@@ -89,7 +89,9 @@ def _group(
     finding = next((one for one in result.findings if one.segment == segment.key), None)
     code, evaluations = content.statement(segment, finding)
     measured = [value for value in result.measurements if value.segment == segment.key]
-    name, key = f"{segment.label}, {_place(source, plane)}", (segmentation.role, segment.key, MARKS, str(plane))
+    name = f"{segment.label}, {_place(source, plane)}"
+    # Apart from what is marked on copies of the images: viewers know a drawing by its tracking UID, one for each.
+    key = (segmentation.role, segment.key, MARKS + context.variant, str(plane))
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=content.tracking(context, name, *key),
         referenced_region=_region(source, plane, mask),

@@ -17,6 +17,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from dicomnode.encode.cine import at_phase, counted_through
+from dicomnode.encode.document import Document
 from dicomnode.encode.gate import check_objects
 from dicomnode.encode.identity import EncodeContext
 from dicomnode.encode.image import encode_images
@@ -29,6 +30,16 @@ from dicomnode.pipeline import Image, ImageSeries, Result
 EXTRACTED: Final = Code("113092", "DCM", "Temporally-related frames extracted from the set of volumes")
 #: Sets the UIDs of segmentations and marks apart from those on the source's own images.
 _VARIANT: Final = "-phases"
+#: The same in all images of a series (PS3.3 C.7.3.1); slices that were scanned as series of their own differ in them.
+_OF_SERIES: Final = (
+    "SeriesDescription",
+    "ProtocolName",
+    "BodyPartExamined",
+    "Laterality",
+    "OperatorsName",
+    "PerformingPhysicianName",
+    "RequestAttributesSequence",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +77,16 @@ class _Copies(_Stack):
 
 
 def encode_phases(
-    source: Source, result: Result, context: EncodeContext, *, series_number: int
+    source: Source, result: Result, context: EncodeContext, *, series_number: int, replaces: Sequence[Document] = ()
 ) -> Iterator[tuple[str, int, Dataset]]:
     """Role, index in its series, object: the images of each segmented phase, then the segmentations, then the marks.
 
     Nothing of a source without phases, or of a multi-frame one: viewers show its frames as a stack anyway.
+
+    Parameters
+    ----------
+    replaces
+        The same objects of the earlier result: the marks among them become predecessors.
 
     Raises
     ------
@@ -96,7 +112,8 @@ def encode_phases(
         for number, one in enumerate(on_copies.segmentations, first)
     ]
     number = first + len(objects)
-    marks = encode_marks(copies, counted_through(copies, on_copies), varied, series_number=number)
+    whole = counted_through(copies, on_copies)
+    marks = encode_marks(copies, whole, varied, series_number=number, replaces=replaces)
     if marks is not None:
         objects.append(("marks" + _VARIANT, marks))
     check_objects([ds for _, ds in objects], copies, on_copies)
@@ -104,8 +121,9 @@ def encode_phases(
 
 
 def _images(source: CineSource, result: Result, phase: int, role: str, context: EncodeContext) -> Iterator[Dataset]:
-    """Copies of one phase's images: same pixels, new UIDs."""
+    """Copies of one phase's images: same pixels, new UIDs; one series, of how many ever they come."""
     at = at_phase(source, phase)
+    counted = [str(at.headers[plane.header].get("InstanceNumber") or "") for plane in at.planes]
     named = next((one.time_point.label for one in result.segmentations if one.phase == phase and one.time_point), "")
     count = len(source.planes) // source.slices
     image = Image(
@@ -115,10 +133,24 @@ def _images(source: CineSource, result: Result, phase: int, role: str, context: 
         description=f"Phase {phase + 1} of {count} of a cine{f' ({named})' if named else ''}, pixels unchanged",
         code=EXTRACTED,
     )
+    of_series = Dataset()
     for index, ds in enumerate(encode_images(at, Result(images=(image,)), context)):
+        if len(set(counted)) < len(counted):
+            ds.pop("InstanceNumber", None)  # setting a value would change the element, which the source shares
+            ds.InstanceNumber = str(index + 1)
         if index == 0:
             check_objects([ds], at, result)  # the module tables say the same of every plane
+            of_series.update(ds)
+        _take(ds, _OF_SERIES, of_series)
         yield ds
+
+
+def _take(ds: Dataset, keywords: Sequence[str], other: Dataset) -> None:
+    """Give ``ds`` the elements of ``other``, or none where that has none."""
+    for keyword in keywords:
+        ds.pop(keyword, None)
+        if keyword in other:
+            ds[keyword] = other[keyword]
 
 
 def _copied(source: CineSource, phases: Sequence[int], made: Sequence[Dataset]) -> _Copies:
@@ -152,12 +184,10 @@ def _encoding(plane: SourcePlane) -> tuple[float, float, int, bool, tuple[int, i
 
 
 def _named(header: Dataset, copy: Dataset) -> Dataset:
-    """The source's header under the copy's UIDs; the source's own is left as it is."""
+    """The source's header under the copy's UIDs and number; the source's own is left as it is."""
     ds = Dataset()
     ds.update(header)
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        ds.pop(keyword)  # setting a value would change the element, which both share
-        setattr(ds, keyword, copy[keyword].value)
+    _take(ds, ("SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber"), copy)
     return ds
 
 

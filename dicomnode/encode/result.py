@@ -117,7 +117,7 @@ def encode_result(
         yield from made
         shared = []
     if ObjectKind.PHASES in kinds and not why:
-        yield from _phases(source, result, context)
+        yield from _phases(source, result, context, replaces.get((ObjectKind.PHASES, Flavour.ANY), ()))
 
 
 def left_out(
@@ -147,9 +147,9 @@ def _unlaid(source: Source, result: Result, why: str) -> Result:
     return replace(result, images=(), parametric_maps=(), remarks=(*result.remarks, why))
 
 
-def _phases(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:
+def _phases(source: Source, result: Result, context: EncodeContext, replaces: Sequence[Document]) -> Iterator[Encoded]:
     first = context.series_number + _SERIES[ObjectKind.PHASES]
-    for role, index, ds in encode_phases(source, result, context, series_number=first):
+    for role, index, ds in encode_phases(source, result, context, series_number=first, replaces=replaces):
         yield Encoded(dataset=ds, role=role, index=index, kind=ObjectKind.PHASES)
 
 

@@ -60,7 +60,7 @@ def request_of(connection: Connection, config: Config, job: Job, now: datetime) 
         predecessor=next((one.series_uid for one in previous if one.kind is ObjectKind.IMAGE), ""),
         replaces={
             (kind, flavour): replaced(sent, kind, flavour)
-            for kind in (ObjectKind.REPORT, ObjectKind.MARKS)
+            for kind in (ObjectKind.REPORT, ObjectKind.MARKS, ObjectKind.PHASES)
             for flavour in Flavour
         },
         kinds=[kind for kind in ObjectKind if any(kind in one.objects for one in destinations)],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from highdicom.seg import Segmentation
 
 from dicomnode import pipeline as dn
-from dicomnode.domain import USUAL_KINDS, ObjectKind
+from dicomnode.domain import USUAL_KINDS, Flavour, ObjectKind
 from dicomnode.encode.phases import encode_phases
 from dicomnode.encode.result import encode_result
 from dicomnode.volumes.cine import load_cine
@@ -51,6 +53,7 @@ def test_each_segmented_phase_is_one_series_of_its_unchanged_images(case):
             assert ds.TriggerTime == header.TriggerTime
             assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
             assert ds.ImageType[0] == "DERIVED" and "RUO" in ds.SeriesDescription
+            assert "Laterality" in ds or ds.BodyPartExamined  # type 2C
     labels = [images_of(made, phase)[0].SeriesDescription for phase in (ED, ES)]
     assert "ED images" in labels[0] and "ES images" in labels[1]
 
@@ -86,6 +89,92 @@ def test_every_series_has_a_number_and_uids_of_its_own(case):
     uids = [str(ds.SOPInstanceUID) for _, _, ds in made]
     assert len(set(uids)) == len(uids)
     assert len({(role, index) for role, index, _ in made}) == len(made)
+
+
+def test_slices_of_several_series_become_one_series_in_order(tmp_path):
+    datasets = cine.series_per_slice(SLICES, PHASES, numbers=lambda index, phase: phase + 1)  # as Siemens counts
+    for index, ds in enumerate(datasets):
+        ds.SeriesDescription, ds.ProtocolName = f"cine_sax_{index % SLICES}", f"sax {index % SLICES}"
+    source = load_cine(factories.write_series(tmp_path, datasets))
+    made = list(encode_phases(source, cine.beating(source.series), CONTEXT, series_number=9110))
+    for phase in (ED, ES):
+        images = images_of(made, phase)
+        assert [ds.InstanceNumber for ds in images] == list(range(1, SLICES + 1))
+        assert len({ds.SeriesDescription for ds in images}) == len({ds.ProtocolName for ds in images}) == 1
+        assert images[0].SeriesDescription.startswith("cine_sax_")
+    (marks,) = [ds for _, _, ds in made if ds.Modality == "SR"]
+    middle = images_of(made, ED)[SLICES // 2]
+    assert f"LV blood pool, ED, image {middle.InstanceNumber}" in marks.to_json()
+
+
+def test_numbers_of_one_series_stay_those_of_the_source(tmp_path):
+    source = load_cine(factories.write_series(tmp_path, cine.one_series(SLICES, PHASES)))
+    made = list(encode_phases(source, cine.beating(source.series), CONTEXT, series_number=9110))
+    at = source.at_phase(ES)
+    numbers = [at.headers[plane.header].InstanceNumber for plane in at.planes]
+    assert numbers == [ds.InstanceNumber for ds in images_of(made, ES)]
+
+
+def tracked(objects):
+    return {
+        str(item.UID)
+        for ds in objects
+        if ds.Modality == "SR"
+        for item in walk(ds)
+        if item.get("ValueType") == "UIDREF" and item.ConceptNameCodeSequence[0].CodeValue == "112040"
+    }
+
+
+def walk(item):
+    yield item
+    for child in item.get("ContentSequence") or ():
+        yield from walk(child)
+
+
+def test_marks_on_copies_are_tracked_apart_from_those_on_the_source(case):
+    source, result, made = case
+    kinds = [ObjectKind.MARKS]
+    usual = tracked(one.dataset for one in encode_result(source, result, CONTEXT, kinds=kinds))
+    copied = tracked(ds for _, _, ds in made)
+    assert len(usual) == len(copied) == 4
+    assert not usual & copied
+
+
+def test_new_marks_name_those_they_replace_and_nothing_else(case):
+    source, result, _ = case
+    sr, seg = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.66.4"
+    replaces = {
+        (ObjectKind.PHASES, Flavour.ANY): [("1.2", "1.2.8.1", seg, "1.2.9.1"), ("1.2", "1.2.8.2", sr, "1.2.9.2")],
+        (ObjectKind.MARKS, Flavour.ANY): [("1.2", "1.2.8.3", sr, "1.2.9.3")],
+    }
+    kinds = [ObjectKind.MARKS, ObjectKind.PHASES]
+    made = list(encode_result(source, result, replace(CONTEXT, revision=2), kinds=kinds, replaces=replaces))
+    named = {}
+    for one in made:
+        if one.dataset.Modality == "SR":
+            (study,) = one.dataset.PredecessorDocumentsSequence
+            (series,) = study.ReferencedSeriesSequence
+            (item,) = series.ReferencedSOPSequence
+            named[one.kind] = item.ReferencedSOPInstanceUID
+    assert named == {ObjectKind.MARKS: "1.2.9.3", ObjectKind.PHASES: "1.2.9.2"}
+
+
+def test_two_segmentations_of_one_phase_share_its_copies(case):
+    source, result, _ = case
+    again = replace(
+        result.segmentations[0],
+        role="again",
+        segments=tuple(replace(one, key=f"{one.key}-again") for one in result.segmentations[0].segments),
+    )
+    keys = (*result.key_planes, dn.KeyPlane(plane=1, reason="a phase that nobody segmented", phase=ES + 1))
+    both = replace(result, segmentations=(*result.segmentations, again), key_planes=keys)
+    made = list(encode_phases(source, both, CONTEXT, series_number=9110))
+    assert {role for role, _, ds in made if ds.Modality == "MR"} == {f"phase-{ED + 1}", f"phase-{ES + 1}"}
+    segs = [ds for _, _, ds in made if ds.Modality == "SEG"]
+    ed = images_of(made, ED)[0].SeriesInstanceUID
+    assert [ds.ReferencedSeriesSequence[0].SeriesInstanceUID == ed for ds in segs] == [True, False, True]
+    uids = [str(ds.SOPInstanceUID) for _, _, ds in made]
+    assert len(set(uids)) == len(uids)
 
 
 def test_they_come_beside_the_usual_objects_and_only_when_asked_for(case):

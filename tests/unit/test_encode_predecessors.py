@@ -16,12 +16,12 @@ from dicomnode.volumes.series import load
 from tests import factories, phantoms
 
 SR3D = "1.2.840.10008.5.1.4.1.1.88.34"
-REPORT, MARKS = ObjectKind.REPORT, ObjectKind.MARKS
+REPORT, MARKS, PHASES = ObjectKind.REPORT, ObjectKind.MARKS, ObjectKind.PHASES
 ANY, BINARY, LABELMAP = Flavour.ANY, Flavour.BINARY, Flavour.LABELMAP
 
 
 def config(tmp_path, second="labelmap") -> Config:
-    peer = {"ae_title": "PACS", "host": "127.0.0.1"}
+    peer = {"ae_title": "PACS", "host": "127.0.0.1", "objects": ["report", "marks", "phases"]}
     return Config.model_validate(
         {
             "node": {"data": str(tmp_path)},
@@ -69,15 +69,15 @@ def named(database, clock, settings) -> dict:
     return {what: [uid.rpartition(".")[2] for *_, uid in found] for what, found in request.replaces.items()}
 
 
-BOTH = [output(REPORT, BINARY, 1), output(REPORT, LABELMAP, 2), output(MARKS, ANY, 3)]
+BOTH = [output(REPORT, BINARY, 1), output(REPORT, LABELMAP, 2), output(MARKS, ANY, 3), output(PHASES, ANY, 4)]
 
 
 def test_each_flavour_replaces_its_own(database, clock, tmp_path):
-    earlier(database, clock, BOTH, {("ONE", "1"), ("ONE", "3"), ("TWO", "2"), ("TWO", "3")})
+    earlier(database, clock, BOTH, {("ONE", "1"), ("ONE", "3"), ("TWO", "2"), ("TWO", "3"), ("TWO", "4")})
     found = named(database, clock, config(tmp_path))
     assert found[REPORT, BINARY] == ["1"] and found[REPORT, LABELMAP] == ["2"]
     assert found[REPORT, ANY] == ["1", "2"], "a report for all of them replaces both"
-    assert found[MARKS, ANY] == ["3"]
+    assert found[MARKS, ANY] == ["3"] and found[PHASES, ANY] == ["4"]
 
 
 @pytest.mark.parametrize(
