@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -71,11 +72,16 @@ def _roles(result: Result) -> Iterator[str]:
     roles += [*(one.role for one in result.segmentations), *(one.role for one in result.parametric_maps)]
     if len(set(roles)) != len(roles):
         yield f"two images, reconstructions, segmentations or maps have the role {max(set(roles), key=roles.count)!r}"
-    yield from (f"the role {role!r} is taken by the node" for role in roles if role in _RESERVED)
+    for role in roles:
+        if role in _RESERVED or _MADE_UP.fullmatch(role):
+            yield f"the role {role!r} is taken by the node"
 
 
 #: Roles of objects that the node makes by itself.
 _RESERVED = frozenset({"report", "values", "marks", "key-images", "summary", "presentation"})
+#: The same where they are numbered, and what the node appends to the roles of another form of an object: UIDs hang on
+#: roles, so that two objects of one role would be one to an archive.
+_MADE_UP = re.compile(r"(?:phase|presentation)-\d+|.*(?:labelmap|enhanced|-phases)", re.DOTALL)
 
 
 def _window(result: Result) -> Iterator[str]:
