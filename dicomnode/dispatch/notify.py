@@ -154,14 +154,19 @@ class Lane:
             self._sent(one)
 
     def _files(self, one: Notification) -> list[Path]:
-        """Where the identity stands: the first input, else what the job made (it repeats the identity exactly)."""
+        """Where the identity stands: the first input, else what the job made (it repeats the identity exactly).
+
+        What is taken back is taken back from whom it was told of: the same images may have come under another identity
+        since, so that what the job made comes first then.
+        """
         job, instance, output = schema.job, schema.instance, schema.output
         with self.database.read() as connection:
             inputs = connection.scalar(select(job.c.inputs).where(job.c.id == one.job_id)) or []
             query = select(instance.c.path).where(instance.c.sop_instance_uid.in_(inputs[:1]))
             first = [self._data / "spool" / path for path in connection.scalars(query)]
             made = select(output.c.path).where(output.c.job_id == one.job_id).order_by(output.c.id).limit(1)
-            return [*first, *(self._data / "results" / path for path in connection.scalars(made))]
+            results = [self._data / "results" / path for path in connection.scalars(made)]
+            return [*results, *first] if one.kind is Kind.RETRACTION else [*first, *results]
 
     def _not_one_study(self, one: Notification, identity: Identity) -> str:
         """Why the order or the patient does not name this study alone."""

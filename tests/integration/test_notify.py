@@ -20,12 +20,13 @@ from pathlib import Path
 import pytest
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
+from sqlalchemy import insert
 
 from dicomnode import log
 from dicomnode.dispatch.notify import Notifier
 from dicomnode.errors import ConfigError
 from dicomnode.node import Node
-from dicomnode.store import events, instances, notifications, revisions
+from dicomnode.store import events, instances, notifications, revisions, schema
 from dicomnode.store.notifications import State
 from tests.conftest import REPOSITORY, missing_peer
 from tests.factories import NAMES
@@ -415,6 +416,30 @@ def test_a_second_patient_in_the_study_takes_back_what_the_first_was_told(web, r
     assert told["type"].endswith("retraction") and told["replaces"] == receiver.bodies[0]["id"]
     assert told["patient"] == receiver.bodies[0]["patient"], "whom the first message named, not the other one"
     assert "several patient identities" in told["reason"]
+
+
+def test_what_takes_back_goes_to_whom_it_was_told_of_though_the_images_have_another_name_by_now(web, receiver):
+    """The identity was corrected, and the same images came under it, before the hook answered again."""
+    ds = web.receive()
+    job_id = web.end(ds, BLEED)
+    made = web.data / "results" / "1.dcm"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_bytes((web.data / "spool" / f"{ds.SOPInstanceUID}.dcm").read_bytes())  # repeats the identity
+    with web.database.write() as connection:
+        connection.execute(
+            insert(schema.output).values(
+                job_id=job_id, role="report", number=0, sop_class_uid="1", sop_instance_uid="2.25.1", series_uid="2.25",
+                study_uid=ds.StudyInstanceUID, path="1.dcm", size=1, sha256="0",
+            )
+        )  # fmt: skip
+    web.drain()
+    with web.database.write() as connection:
+        revisions.withhold_study(connection, str(ds.StudyInstanceUID), web.clock())
+        instances.forget(connection, [str(ds.SOPInstanceUID)])
+    received(web.database, web.data, web.clock(), PatientID="SOMEBODY-ELSE", patient_key="q")
+    web.drain()
+    assert receiver.bodies[1]["type"].endswith("retraction")
+    assert receiver.bodies[1]["patient"] == receiver.bodies[0]["patient"]
 
 
 def test_without_a_file_that_says_whose_it_is_nothing_is_sent(web, receiver):
