@@ -31,6 +31,11 @@ def matrix(acs: Tensor, keep: float = 0.99, most: int = 10) -> Tensor:
     return vectors[:, : min(count, most, acs.shape[0])].mH.contiguous()
 
 
+def alone(acs: Tensor | None, most: int) -> bool:
+    """Whether coils that are too many, more than ``most``, are so alike that one virtual coil keeps what they see."""
+    return acs is not None and len(acs) > most and len(matrix(acs, most=most)) == 1
+
+
 def apply(matrix: Tensor, data: Tensor, dim: int = -3) -> Tensor:
     """``data`` with its coils along ``dim`` combined into the virtual coils of ``matrix``."""
     return torch.movedim(torch.tensordot(matrix, data, dims=([1], [dim])), 0, dim)

@@ -272,6 +272,15 @@ def test_coils_that_are_alike_do_not_unfold_by_sense() -> None:
     assert rung(run(scan, readouts=alike(scan.readouts()), method="sense-cg")) == "sense-cg"
 
 
+def test_many_coils_of_which_one_virtual_coil_is_left_count_as_one() -> None:
+    """A network for one coil was trained on irregular lines alone: it must never be shown regular ones."""
+    network = Network()
+    scan = Scan(matrix=(64, 64), coils=12, noise=0.02, noise_lines=8, acceleration=2, acs=20)
+    result = run(scan, network, readouts=alike(scan.readouts()))
+    assert network.calls == 0
+    assert "learned: 1 coils cannot tell 2 folded images apart" in result.reconstructions[0].description
+
+
 def test_good_coils_amplify_noise_little() -> None:
     assert run(UNIFORM).quality["noise_amplification"] < ladder.conditioning.AMPLIFICATION
 
