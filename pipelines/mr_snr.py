@@ -85,8 +85,8 @@ class Units:
         except NoNoise as error:
             if encoding not in self._begun:
                 return outcome, self.refuse(encoding, str(error))
-            # Of one series, so in its units as far as they are known: noise that unfolding adds is not in them.
-            remark = f"not in SNR units: {error}; the value is the most that the ratio can be"
+            # Of one series, so in its units as far as they are known: what unfolding adds and averages take is not.
+            remark = f"not in SNR units: {error}; the value is over the noise of one sample, not of the image"
             whole = replace(outcome, images=outcome.images / COMPONENT, remarks=(*outcome.remarks, remark))
             return whole, remark
         self._begun.add(encoding)

@@ -115,6 +115,8 @@ def test_a_later_slice_whose_noise_is_not_known_says_so_and_keeps_the_scale(monk
     (made,) = run(scan).reconstructions
     assert made.snr and [bool(plane.remark) for plane in made.planes] == [False, True]
     assert "not in SNR units: GRAPPA" in made.planes[1].remark
+    # Averages and coarser pixels lower the noise of an image below that of a sample: no bound follows from it.
+    assert "the noise of one sample" in made.planes[1].remark and "most" not in made.planes[1].remark
 
 
 def test_methods_without_a_noise_of_their_own_are_refused_by_name() -> None:
