@@ -172,7 +172,8 @@ class Series:
         """What was scanned, how it was reconstructed, and that it is for research."""
         made = self.made
         label = f"AI {made.label}" if made.learned and not made.label.startswith("AI") else made.label
-        suffix = f" [{label}, RUO{', incomplete' if self.context.incomplete else ''}]"
+        marks = f", RUO{', incomplete' if self.context.incomplete else ''}]"
+        suffix = f" [{cut(label, MAX_LO - len(marks) - 2)}{marks}"
         keys = ("SeriesDescription", "ProtocolName")
         found = [self.header.acquisition.get(key) for key in keys] + [self.source.headers[0].get("SeriesDescription")]
         named = next((text for text in found if isinstance(text, str) and text), "MR")

@@ -259,3 +259,11 @@ def test_regions_are_codes_that_exist(tmp_path):
     _, (ds,) = both(source, series())
     seen = ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
     assert seen.AnatomicRegionSequence[0].CodeMeaning == "Heart" and seen.FrameLaterality == "U"
+
+
+def test_the_longest_label_leaves_room_for_what_must_be_said(source):
+    made = series(label="x" * 48, learned=True)
+    for encode in (encode_reconstruction, encode_enhanced):
+        (ds,) = encode(source, made, phantoms.context(incomplete=True))
+        assert len(ds.SeriesDescription) <= 64 and ds.SeriesDescription.endswith(", RUO, incomplete]")
+        check_objects([ds], source, dn.Result(reconstructions=(made,)))
