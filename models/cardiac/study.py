@@ -217,7 +217,7 @@ def _intervals(
         least = EF_ERROR if name == "lv_ef" else _share_of_error(name) * abs(value)
         spread = float(np.std([getattr(one, name) for one in alone], ddof=1)) if len(alone) > 1 else 0.0
         half = COVERAGE * float(np.hypot(spread, least))
-        out[name] = (max(0.0, value - half), value + half)
+        out[name] = (min(value, max(0.0, value - half)), value + half)
     return out
 
 
@@ -237,7 +237,9 @@ def _violations(study: Study, spacing: tuple[float, float]) -> list[str]:
         for k in phase.withheld:
             out.append(f"{name} slice {k + 1}: no plausible outline; volumes do not include it")
         out += [f"{name}: {text}" for text in _stack_doubts(phase, study.base_last, spacing)]
-    if f.lv_sv > 0 and abs(f.lv_sv - f.rv_sv) / f.lv_sv > STROKE_DIFFERENCE:
+    if f.lv_sv <= 0:
+        out.append(f"the left ventricle does not empty: {f.lv_edv:.0f} mL at ED, {f.lv_esv:.0f} mL at ES")
+    elif abs(f.lv_sv - f.rv_sv) / f.lv_sv > STROKE_DIFFERENCE:
         out.append(f"stroke volumes differ: LV {f.lv_sv:.0f} mL, RV {f.rv_sv:.0f} mL")
     masses = study.ed.volumes[shapes.MYO], study.es.volumes[shapes.MYO]
     if masses[0] > 0 and abs(masses[1] - masses[0]) / masses[0] > MASS_DIFFERENCE:

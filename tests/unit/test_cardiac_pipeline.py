@@ -13,7 +13,7 @@ import torch
 
 from dicomnode import pipeline as dn
 from dicomnode.execute.contract import check_result
-from models.cardiac import bundle, ranges, segment, shapes, simulate, study
+from models.cardiac import bundle, indices, ranges, segment, shapes, simulate, study
 from pipelines.cardiac import INDICES, SHIPPED, STRUCTURES, CardiacCine, report, why_held
 from tests.cardiac_stacks import seen_of, series, stack
 
@@ -172,6 +172,21 @@ def test_a_wide_interval_or_an_implausible_mask_waits_for_a_person(
     jumped = study.judge(replace(seen, mean=jumps), series(made).slice_positions)
     assert "the cavity jumps between slices" in why_held(jumped, accepted)
     assert why_held(jumped, CardiacCine.Options(hold_ef_points=20.0, hold_violations=False)) == ""
+
+
+@pytest.mark.parametrize("lost", [shapes.RV, shapes.LV])
+def test_a_ventricle_that_seems_to_grow_as_it_empties_waits_for_a_person(made: simulate.Stack, lost: int) -> None:
+    """Segmented in too few slices at end diastole: a result that breaks off shows nobody."""
+    seen = seen_of(made)
+    whole = study.judge(seen, series(made).slice_positions)
+    volumes = np.array(whole.ed.volumes)
+    volumes[lost] = 0.5 * whole.es.volumes[lost]
+    ed, function = replace(whole.ed, volumes=volumes), indices.function(volumes, whole.es.volumes)
+    intervals = study._intervals(seen, ed, whole.es, np.full(made.labels.shape[1], made.step_mm), function)
+    found = replace(whole, ed=ed, function=function, intervals=intervals)
+    found = replace(found, violations=tuple(study._violations(found, seen.spacing)))
+    check_result(report(series(made), found), series(made))
+    assert why_held(found, CardiacCine.Options(hold_ef_points=100.0))
 
 
 @pytest.mark.parametrize(
