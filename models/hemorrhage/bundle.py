@@ -123,12 +123,18 @@ def load(folder: Path, device: torch.device) -> tuple[Package, Networks]:
     Raises
     ------
     WeightsMismatchError
-        If the file's sha256 is not the manifest's.
+        If the file's sha256 is not the manifest's, or the manifest is of an earlier release.
     """
     package, file = read(folder), Path(folder) / WEIGHTS
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != package.sha256:
         raise WeightsMismatchError(f"{file.name}: sha256 is {digest}, the manifest says {package.sha256}")
+    missing = sorted(set(POSTPROCESSING) - set(package.postprocessing))
+    if missing:
+        raise WeightsMismatchError(
+            f"{MANIFEST} of {package.name} {package.version} says nothing of {', '.join(missing)} in postprocessing: "
+            "these weights are of an earlier release; install those of this one"
+        )
     networks = build(package.manifest["network"]["arguments"])
     tensors = load_file(file)
     for prefix, net in (("slices", networks.slices), ("study", networks.study), ("lesions", networks.lesions)):

@@ -164,6 +164,18 @@ def test_weights_that_are_not_the_manifests_are_refused(folder, tmp_path):
         bundle.load(tmp_path, torch.device("cpu"))
 
 
+def test_weights_of_an_earlier_release_are_refused_before_anything_runs(folder, tmp_path):
+    """A site may have kept them in a folder of its own: what they say nothing of would fail in the middle of a head."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = yaml.safe_load((tmp_path / bundle.MANIFEST).read_text())
+    for key in ("wide_probability", "vertex_brain_hu"):
+        del manifest["postprocessing"][key]
+    (tmp_path / bundle.MANIFEST).write_text(yaml.safe_dump(manifest))
+    with pytest.raises(bundle.WeightsMismatchError, match="vertex_brain_hu, wide_probability"):
+        bundle.load(tmp_path, torch.device("cpu"))
+
+
 def test_the_shipped_package_is_whole():
     folder = Path(bundle.__file__).parent
     package, _ = bundle.load(folder, torch.device("cpu"))
