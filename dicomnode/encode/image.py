@@ -67,7 +67,8 @@ class _Derived:
         self._source, self._image, self._context = source, image, context
         self._series_number = series_number
         self._copier = Copier()
-        self._label = f" [{image.label}, RUO{', incomplete' if self._incomplete else ''}]"
+        marks = f", RUO{', incomplete' if self._incomplete else ''}]"
+        self._label = f" [{cut(image.label, MAX_LO - len(marks) - 2)}{marks}"
 
     @property
     def _incomplete(self) -> bool:

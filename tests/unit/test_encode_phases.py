@@ -177,6 +177,15 @@ def test_two_segmentations_of_one_phase_share_its_copies(case):
     assert len(set(uids)) == len(uids)
 
 
+def test_a_long_name_of_a_phase_leaves_room_for_the_research_marking(case):
+    source, result, _ = case
+    point = replace(dn.END_DIASTOLE, label="the phase of the greatest cavity of all that were looked at")
+    named = replace(result, segmentations=(replace(result.segmentations[0], time_point=point),))
+    made = list(encode_phases(source, named, replace(CONTEXT, incomplete=True), series_number=9110))
+    said = images_of(made, ED)[0].SeriesDescription
+    assert len(said) <= 64 and "the phase of the greatest" in said and said.endswith(", RUO, incomplete]")
+
+
 def test_they_come_beside_the_usual_objects_and_only_when_asked_for(case):
     source, result, made = case
     assert ObjectKind.PHASES not in USUAL_KINDS
