@@ -280,7 +280,7 @@ class Destination(_Model):
     max_backoff_s: Seconds = 900
     #: Refusals of one object by a peer that answers before it is set aside as dead; being down counts for nothing.
     max_attempts: int = Field(50, ge=1)
-    #: Kinds of objects it takes; presentation states and parametric maps only where they are named.
+    #: Kinds of objects it takes; presentation states, parametric maps and phases only where they are named.
     objects: list[ObjectKind] = Field(list(USUAL_KINDS), min_length=1)
     #: How segmentations are encoded for it; where label maps are refused, binary ones go instead.
     segmentation: Literal["binary", "labelmap"] = "binary"

@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 #: SeriesNumber of the first object of each kind, counted from the job's own.
 _SERIES: Final = {
     ObjectKind.SEGMENTATION: 20,
+    ObjectKind.PHASES: 30,
     ObjectKind.SUMMARY: 40,
     ObjectKind.REPORT: 50,
     ObjectKind.MARKS: 60,
     ObjectKind.KEY_IMAGES: 70,
     ObjectKind.PRESENTATION: 80,
     ObjectKind.PARAMETRIC_MAP: 90,
-    ObjectKind.PHASES: 110,
 }
 #: Further on by this: the LABELMAP flavour, the ENHANCED one.
 _LABELMAP_SERIES: Final = 5
