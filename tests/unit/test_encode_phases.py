@@ -10,6 +10,7 @@ from highdicom.seg import Segmentation
 
 from dicomnode import pipeline as dn
 from dicomnode.domain import USUAL_KINDS, Flavour, ObjectKind
+from dicomnode.encode import phases
 from dicomnode.encode.phases import encode_phases
 from dicomnode.encode.result import encode_result
 from dicomnode.volumes.cine import load_cine
@@ -72,6 +73,18 @@ def test_a_segmentation_lies_on_the_copies_of_its_phase_and_on_no_others(case):
         uids = [str(one.SOPInstanceUID) for one in images_of(made, phase)]
         got = read.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_what_refers_to_the_copies_sees_their_own_pixels_and_times(case):
+    source, _, made = case
+    images = [ds for phase in (ES, ED) for ds in images_of(made, phase)]
+    copies = phases._copied(source, [ES, ED], images)
+    for index, ds in enumerate(images):
+        np.testing.assert_array_equal(copies.stored[index], ds.pixel_array)
+        header = copies.headers[copies.planes[index].header]
+        assert (header.SOPInstanceUID, header.TriggerTime) == (ds.SOPInstanceUID, ds.TriggerTime)
+        assert header.ImagePositionPatient == ds.ImagePositionPatient
+    assert copies.at_phase(1).headers[0].SOPInstanceUID == images_of(made, ED)[0].SOPInstanceUID
 
 
 def test_marks_lie_on_the_copies(case):
