@@ -86,6 +86,15 @@ class RunningNode:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(30)
             self.process = None
+            self._until_deaf()
+
+    def _until_deaf(self) -> None:
+        """The receiver is a child: while the kernel still takes it apart, its port answers for a node that is dead."""
+        end = time.monotonic() + 30
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                time.sleep(0.02)
 
     def __enter__(self) -> RunningNode:
         self.start()
