@@ -22,5 +22,5 @@ class Curve:
     x_label: str
     #: Unit, for example ``mL``.
     y_label: str
-    #: Points that are named: x, y and what they are.
+    #: Points that are named: x (not beside the curve), y and what they are.
     points: tuple[tuple[float, float, str], ...] = ()

@@ -97,8 +97,8 @@ def _curves(result: Result) -> Iterator[str]:
         shapes = one.x.ndim == 1 and one.x.shape == one.y.shape and len(one.x) > 1
         if not shapes or not (np.isfinite(one.x).all() and np.isfinite(one.y).all() and (np.diff(one.x) > 0).all()):
             yield f"curve {one.title!r}: x and y are finite, of one length above 1, and x rises"
-        elif not all(math.isfinite(value) for point in one.points for value in point[:2]):
-            yield f"curve {one.title!r} has a point that is not finite"
+        elif not all(one.x[0] <= x <= one.x[-1] and math.isfinite(y) for x, y, _ in one.points):
+            yield f"curve {one.title!r} has a point that is not finite, or beside the curve"
 
 
 def _phase(phase: int | None, series: ImageSeries | CineSeries, name: str) -> Iterator[str]:

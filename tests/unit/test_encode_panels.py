@@ -69,6 +69,21 @@ def test_every_slice_of_both_phases_is_shown_with_its_outlines(heart):
     assert not np.array_equal(drawn[BELOW], without[BELOW])
 
 
+def test_each_row_shows_the_planes_of_its_own_phase(heart, monkeypatch):
+    shown = []
+    drawn = panels.Planes.plane
+
+    def plane(self, axes, key, *, thin=False):
+        if thin:
+            shown.append(key.plane)
+        drawn(self, axes, key, thin=thin)
+
+    monkeypatch.setattr(panels.Planes, "plane", plane)
+    page.draw(*heart, CONTEXT)
+    ed, es = (one.phase * 7 for one in heart[1].segmentations)
+    assert shown == [*range(ed, ed + 7), *range(es, es + 7)] and ed != es
+
+
 def test_many_slices_are_thinned_out_evenly(heart):
     source, _ = heart
 
@@ -93,6 +108,7 @@ def test_the_same_result_gives_the_same_page(heart):
         {"x": CURVE.x[::-1]},
         {"y": np.where(CURVE.x == 0, np.nan, CURVE.y)},
         {"points": ((0.0, np.inf, "ED"),)},
+        {"points": ((801.0, 100.0, "beyond the last value"),)},
     ],
 )
 def test_a_curve_that_cannot_be_drawn_breaks_the_contract(head, wrong):
