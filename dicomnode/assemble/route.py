@@ -82,8 +82,9 @@ class Router:
             elif own:
                 series.move(connection, one, SeriesState.UNROUTED, now, "own result (loop guard)", **kept)
             else:
-                keys = [job.key for job in wanted]
-                revisions.supersede(connection, one.series_uid, one.revision, now, keep=keys)
+                earlier = jobs.of_series(connection, one.series_uid)
+                keep = [job.key for new in wanted for job in revisions.alike(earlier, new.key)]
+                revisions.supersede(connection, one.series_uid, one.revision, now, keep=keep)
                 queued = self._enqueue(connection, one, wanted, of_whole, kept, now)
             faults.reached("before-route-commit")
         _report(one, queued, verdicts, reject)
@@ -132,7 +133,7 @@ class Router:
             reason = f"no rule wants it{_FOREIGN if foreign else ''}"
             series.move(connection, one, SeriesState.UNROUTED, now, reason, **kept)
             return []
-        made = [*wanted, *study.numbered(connection, of_whole, now)]
+        made = [*wanted, *study.numbered(connection, of_whole, one.decided_at, now)]
         made = [revisions.renewed(connection, job, now) for job in made]
         queued = [job_id for job in made if (job_id := jobs.enqueue(connection, job, now)) is not None]
         names = " + ".join(job.rule for job in (*wanted, *of_whole))

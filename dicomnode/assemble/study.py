@@ -15,10 +15,10 @@ from sqlalchemy import Connection
 
 from dicomnode import dicom
 from dicomnode.config import Rule
-from dicomnode.domain import Instance, SeriesState
+from dicomnode.domain import Instance, JobState, SeriesState
 from dicomnode.rules import Verdict
 from dicomnode.store import instances, jobs, outputs, revisions, series
-from dicomnode.store.jobs import NewJob
+from dicomnode.store.jobs import Job, NewJob
 from dicomnode.store.series import Series
 
 logger = logging.getLogger(__name__)
@@ -87,22 +87,43 @@ def combined(job: NewJob, found: Sequence[Member], quiet_s: float) -> NewJob:
     )
 
 
-def numbered(connection: Connection, wanted: Sequence[NewJob], at: datetime) -> list[NewJob]:
+def numbered(
+    connection: Connection, wanted: Sequence[NewJob], decided_at: datetime | None, at: datetime
+) -> list[NewJob]:
     """``wanted`` of a study as its next revision, if any of it is new; what it replaces is set aside.
 
     A job is left out where images of the one that it would replace are past their retention.
+
+    Parameters
+    ----------
+    decided_at
+        When the series that asks was called complete.
     """
     if not wanted:
         return []
     study_uid = wanted[0].series_uid
     earlier = jobs.of_series(connection, study_uid)
-    known = {job.key for job in earlier}
-    fresh = [job for job in wanted if job.key not in known and _whole(job, earlier)]
+    same = {job.key: revisions.alike(earlier, job.key) for job in wanted}
+    fresh = [job for job in wanted if _due(same[job.key], decided_at) and _whole(job, earlier)]
     if not fresh:
         return []
     revision = max((job.revision for job in earlier), default=-1) + 1
-    revisions.supersede(connection, study_uid, revision, at, keep=[job.key for job in wanted])
+    keep = [job.key for known in same.values() for job in known]
+    revisions.supersede(connection, study_uid, revision, at, keep=keep)
     return [replace(job, revision=revision) for job in fresh]
+
+
+def _due(same: Sequence[Job], decided_at: datetime | None) -> bool:
+    """Whether something is to be computed of which ``same`` are the earlier jobs.
+
+    What ended without a result, or was set aside, is computed anew once a series of it came again or was decided again:
+    every series of the study asks, and those that were there before ask for nothing new.
+    """
+    if not same:
+        return True
+    last = same[-1]
+    again = decided_at is not None and decided_at > last.created_at
+    return again and last.state in (JobState.DEAD, JobState.UNSUITABLE, JobState.SUPERSEDED)
 
 
 def _whole(job: NewJob, earlier: Sequence[NewJob]) -> bool:

@@ -42,26 +42,38 @@ def supersede(
     return done
 
 
+def alike(earlier: Sequence[Job], key: str) -> list[Job]:
+    """Those of ``earlier`` that computed what a job under ``key`` would: under that key, or one that stood in for it."""
+    return [job for job in earlier if job.key in (key, _again(key, job.revision))]
+
+
+def _again(key: str, revision: int) -> str:
+    """The key of a job that computes once more what the one under ``key`` did."""
+    return digest("again", key, str(revision))
+
+
 def renewed(connection: Connection, new: NewJob, at: datetime) -> NewJob:
     """``new`` under another key, if its own is that of a job that was set aside: one UID has one content.
 
     So it is where the same images come again after their study's identity was settled, or a series was discarded: what
     the earlier job made was withheld or replaced, and its objects have the UIDs that hang on the key. An earlier job
-    that made nothing, because its input was damaged or gone, gives its key up.
+    that made nothing, because its input was damaged or gone, gives its key up. One that stands keeps it, and ``new``
+    is then no new job (`jobs.enqueue`).
     """
-    table = schema.job
-    row = connection.execute(select(table).where(table.c.key == new.key, table.c.revision < new.revision)).first()
-    if row is None:
+    known = [job for job in jobs.of_series(connection, new.series_uid) if job.revision < new.revision]
+    same = alike(known, new.key)
+    if not same:
         return new
-    earlier = jobs.row_to_job(row)
-    if earlier.state is JobState.SUPERSEDED:
-        return replace(new, key=digest("again", new.key, str(new.revision)))
-    if earlier.state in (JobState.DEAD, JobState.UNSUITABLE):
-        retired = digest("without a result", earlier.key, str(earlier.id))
-        jobs.move(connection, earlier, JobState.SUPERSEDED, finished_at=at.timestamp(), key=retired)
+    last = same[-1]
+    if last.state in (JobState.DEAD, JobState.UNSUITABLE):
+        retired = digest("without a result", last.key, str(last.id))
+        jobs.move(connection, last, JobState.SUPERSEDED, finished_at=at.timestamp(), key=retired)
         text = f"by revision {new.revision}: its images came again"
-        note(connection, at, "job_superseded", text, series_uid=earlier.series_uid, job_id=earlier.id)
-    return new
+        note(connection, at, "job_superseded", text, series_uid=last.series_uid, job_id=last.id)
+        return new if last.key == new.key else replace(new, key=_again(new.key, new.revision))
+    if last.state is JobState.SUPERSEDED:
+        return replace(new, key=_again(new.key, new.revision))
+    return replace(new, key=last.key)
 
 
 def predecessor(connection: Connection, job: Job) -> Job | None:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from sqlalchemy import update
 
 from dicomnode.dispatch import notify_webhook
 from dicomnode.domain import JobState, SeriesState
 from dicomnode.execute.request import input_paths
 from dicomnode.housekeep import Housekeeper
-from dicomnode.store import jobs, outputs, revisions
+from dicomnode.store import instances, jobs, outputs, revisions, schema
 from tests import cine, factories
 from tests.unit.test_assemble import CT_RULE, Site
 from tests.unit.test_notify_hl7 import message
@@ -233,3 +234,57 @@ def test_an_announcement_of_a_study_names_no_one_series() -> None:
     said = [json.loads(notify_webhook.render(each)) for each in (of_series, of_study)]
     assert [each["study_instance_uid"] for each in said] == ["1.2", "1.2"]
     assert [each["series_instance_uid"] for each in said] == ["1.3", None]
+
+
+@pytest.mark.parametrize("ended", [JobState.DEAD, JobState.UNSUITABLE])
+def test_a_job_without_a_result_keeps_no_later_series_from_being_computed(
+    site: Callable[..., Site], ended: JobState
+) -> None:
+    node = site()
+    for group in SLICES[:5]:
+        node.send(group)
+    wait(node, 70)
+    end(node, ended)
+    wait(node, 70)
+    assert [job.state for job in node.jobs()] == [ended], "the same input does not run again by itself"
+    node.send(SLICES[5])
+    wait(node, 70)
+    first, second = sorted(node.jobs(), key=lambda job: job.id)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    assert second.inputs == uids(*SLICES)
+
+
+@pytest.mark.parametrize("ended", [JobState.DEAD, JobState.UNSUITABLE])
+def test_a_series_that_comes_again_after_a_job_without_a_result_makes_one(
+    site: Callable[..., Site], ended: JobState
+) -> None:
+    """So it is where an image was damaged, or the images were past their retention: "send it again" must help."""
+    node = site()
+    for group in SLICES:
+        node.send(group)
+    wait(node, 70)
+    (before,) = node.jobs()
+    end(node, ended)
+    send_again(node, SLICES[5])
+    wait(node, 70)
+    first, second = sorted(node.jobs(), key=lambda job: job.id)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    assert (second.key, second.revision) == (before.key, 1)
+    end(node, JobState.CLOSED)
+    send_again(node, SLICES[5])
+    wait(node, 70)
+    assert len(node.jobs()) == 2, "what has a result is not computed again"
+
+
+def end(node: Site, to: JobState) -> None:
+    """End the newest job so."""
+    newest = max(node.jobs(), key=lambda job: job.id)
+    with node.database.write() as connection:
+        connection.execute(update(schema.job).where(schema.job.c.id == newest.id).values(state=to.value))
+
+
+def send_again(node: Site, group: list[Dataset]) -> None:
+    """Send what is not kept any more."""
+    with node.database.write() as connection:
+        instances.forget(connection, uids(group))
+    node.send(group)
