@@ -24,3 +24,5 @@ class Curve:
     y_label: str
     #: Points that are named: x (not beside the curve), y and what they are.
     points: tuple[tuple[float, float, str], ...] = ()
+    #: Another line over the same x, drawn fainter, for example what was before: float64 (n,), finite.
+    other: NDArray[np.float64] | None = None

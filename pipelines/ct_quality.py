@@ -65,7 +65,8 @@ def with_summary(result: dn.Result, series: dn.ImageSeries) -> dn.Result:
     areas = labels.sum((1, 2)) * pixel_mm2
     found = bool(labels.any())
     measured = [_named("STRENGTH", "Strength of noise reduction", result.quality["strength"], UNITY)]
-    measured += _noise(result.quality) + _spectrum(before, after, series.pixel_spacing[0])
+    spectra = _spectra(before, after, series.pixel_spacing[0])
+    measured += _noise(result.quality) + (_spectrum(spectra) if spectra is not None else [])
     if found:
         measured.append(_named("LARGEST-AREA", "Largest area in one plane", float(areas.max()), SQUARE_MM, REMOVED.key))
     worst = [int(plane) for plane in np.argsort(-areas, kind="stable")[:MOST_PLANES] if areas[plane] > 0.0]
@@ -76,6 +77,7 @@ def with_summary(result: dn.Result, series: dn.ImageSeries) -> dn.Result:
         measurements=tuple(measured),
         segmentations=(outlined,) if found else (),
         key_planes=tuple(keys),
+        curves=(_curve(spectra),) if spectra is not None else (),
         remarks=(RESEARCH, OUTLINES if found else NOTHING, SPECTRUM, *result.notes),
         quality={**result.quality, "largest_structure_mm2": float(areas.max())},
     )
@@ -91,12 +93,13 @@ def _noise(levels: Mapping[str, float]) -> list[dn.Measurement]:
     return [_named(*name, levels[key], dn.HU) for key, name in names.items() if key in levels]
 
 
-def _spectrum(before: torch.Tensor, after: torch.Tensor, pixel_mm: float) -> list[dn.Measurement]:
-    """Mean frequency of the noise before and after, and the share of noise left in each band."""
+def _spectra(before: torch.Tensor, after: torch.Tensor, pixel_mm: float) -> quality.Spectra | None:
     picked = np.unique(np.linspace(0, len(before) - 1, SPECTRUM_SLICES).round().astype(int))
-    spectra = quality.spectra(before[picked], after[picked], pixel_mm)
-    if spectra is None:
-        return []
+    return quality.spectra(before[picked], after[picked], pixel_mm)
+
+
+def _spectrum(spectra: quality.Spectra) -> list[dn.Measurement]:
+    """Mean frequency of the noise before and after, and the share of noise left in each band."""
     first, second = spectra.means
     made = [
         _named("FREQUENCY-BEFORE", "Mean frequency of the noise before", first, PER_MM),
@@ -107,3 +110,20 @@ def _spectrum(before: torch.Tensor, after: torch.Tensor, pixel_mm: float) -> lis
         meaning = f"Noise left between {low:g} and {high:g} of the Nyquist frequency"
         made.append(_named(f"NOISE-LEFT-{number}", meaning, 100.0 * left, PERCENT))
     return made
+
+
+def _curve(spectra: quality.Spectra) -> dn.Curve:
+    """Amplitude of the noise by frequency after denoising, and before it as the fainter line."""
+    amplitudes = [np.sqrt(power) for power in (spectra.before, spectra.after)]
+    before, after = (100.0 * part / amplitudes[0].max() for part in amplitudes)
+    peak = int(before.argmax())
+    named = ((peak, before, "before"), (peak, after, "after"))
+    return dn.Curve(
+        title="Noise spectrum before (dashed) and after",
+        x=spectra.frequency,
+        y=after,
+        x_label="spatial frequency [1/mm]",
+        y_label="% of the highest amplitude before",
+        points=tuple((float(spectra.frequency[at]), float(values[at]), name) for at, values, name in named),
+        other=before,
+    )

@@ -101,7 +101,8 @@ def _curve(sheet: Sheet, curve: Curve, area: Area) -> None:
     sheet.text(area.x, area.y + _TITLE, title, _TITLE, colour=FAINT)
     x, top = area.x + _NUMBERS, area.y + _TITLE * 1.9
     width, tall = area.width - _NUMBERS - 8, area.height - _TITLE * 1.9 - 34
-    values = [*curve.y, *(point[1] for point in curve.points)]
+    lines = [curve.y] if curve.other is None else [curve.y, curve.other]
+    values = [*np.concatenate(lines), *(point[1] for point in curve.points)]
     ticks = MaxNLocator(nbins=3).tick_values(min(values), max(values))
     low, high = float(min(ticks[0], min(values))), float(max(ticks[-1], max(values)))
     first, last = float(curve.x[0]), float(curve.x[-1])
@@ -115,6 +116,8 @@ def _curve(sheet: Sheet, curve: Curve, area: Area) -> None:
             sheet.text(at, top + tall + 15, f"{tick:g}", 11.5, colour=FAINT, align="center")
     sheet.text(x + width, top + tall + 30, curve.x_label, 11.5, colour=FAINT, align="right")
     axes = sheet.picture(x, top, width, tall)
+    if curve.other is not None:
+        axes.plot(curve.x, curve.other, color=FAINT, linewidth=1.2, linestyle="--")
     axes.plot(curve.x, curve.y, color=TEXT, linewidth=1.4)
     axes.plot([one[0] for one in curve.points], [one[1] for one in curve.points], "o", color="#6fb7ea", markersize=5)
     axes.set_xlim(first, last)

@@ -94,8 +94,9 @@ def _window(result: Result) -> Iterator[str]:
 
 def _curves(result: Result) -> Iterator[str]:
     for one in result.curves:
-        shapes = one.x.ndim == 1 and one.x.shape == one.y.shape and len(one.x) > 1
-        if not shapes or not (np.isfinite(one.x).all() and np.isfinite(one.y).all() and (np.diff(one.x) > 0).all()):
+        lines = [one.y] if one.other is None else [one.y, one.other]
+        shapes = one.x.ndim == 1 and len(one.x) > 1 and all(line.shape == one.x.shape for line in lines)
+        if not shapes or not (all(np.isfinite(part).all() for part in (one.x, *lines)) and (np.diff(one.x) > 0).all()):
             yield f"curve {one.title!r}: x and y are finite, of one length above 1, and x rises"
         elif not all(one.x[0] <= x <= one.x[-1] and math.isfinite(y) for x, y, _ in one.points):
             yield f"curve {one.title!r} has a point that is not finite, or beside the curve"

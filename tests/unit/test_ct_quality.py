@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from dicomnode import pipeline as dn
+from dicomnode.encode import page
+from dicomnode.errors import ResultInvalid
 from dicomnode.execute.contract import check_result
+from dicomnode.volumes.series import load
 from models import ct_denoise
 from models.ct_denoise import noise, projection, quality, simulate
 from pipelines import ct_quality
 from pipelines.ct_denoise import CTDenoising
+from tests import factories, phantoms
 
 SIZE, PIXEL_MM, SIGMA = 192, 0.8, 15.0
 WEIGHTS = Path(ct_denoise.__file__).parent
@@ -146,6 +150,38 @@ def test_a_page_over_pure_noise_says_that_nothing_was_found_and_outlines_nothing
     assert result.segmentations == () and result.key_planes == ()
     assert ct_quality.NOTHING in result.remarks
     assert "LARGEST-AREA" not in {one.name.value for one in result.measurements}
+
+
+def test_the_spectrum_is_drawn_before_and_after():
+    given = series(CLEAN + NOISE)
+    result = ct_quality.with_summary(denoised(given, CLEAN + 0.5 * NOISE), given)
+    (curve,) = result.curves
+    assert curve.other is not None and curve.other.max() == pytest.approx(100.0)
+    assert curve.y == pytest.approx(0.5 * curve.other, rel=0.15)  # some anatomy is in the lowest frequencies
+    assert (curve.x[0], curve.x[-1]) == (pytest.approx(0.1, abs=0.03), pytest.approx(0.5 / PIXEL_MM, abs=0.02))
+    assert [name for _, _, name in curve.points] == ["before", "after"]
+    check_result(result, given)
+    with pytest.raises(ResultInvalid, match="Noise spectrum"):
+        check_result(replace(result, curves=(replace(curve, other=curve.other[:-1]),)), given)
+
+
+def test_the_page_shows_the_noise_before_as_a_line_above_that_after(tmp_path):
+    datasets = factories.ct_series(2, rows=SIZE, columns=SIZE, hu=(CLEAN + NOISE).numpy())
+    source = load(factories.write_series(tmp_path, datasets))
+    given = source.images
+    result = ct_quality.with_summary(denoised(given, CLEAN + 0.5 * NOISE), given)
+    (curve,) = result.curves
+    both, one = (
+        page.draw(source, replace(result, curves=(replace(curve, other=other, points=()),)), phantoms.context())
+        for other in (curve.other, np.zeros_like(curve.y) + 100.0)  # a flat line: the same scale
+    )
+    rows, columns = np.nonzero((both != one).any(-1))
+    assert np.ptp(columns) > 600, "the line runs from the first frequency to the last"
+    bright = (both > 200).all(-1)
+    at = int(np.median(columns))
+    line = np.flatnonzero(bright[rows.min() : rows.max(), at]) + rows.min()
+    before = rows[np.abs(columns - at) < 8]
+    assert line.size and before.min() < line.min() - 10
 
 
 def test_what_could_not_be_measured_is_left_out():
