@@ -64,7 +64,7 @@ SERIES_MOVES: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
     SeriesState.COMPLETE: frozenset(
         {SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED, SeriesState.RECEIVING}
     ),
-    SeriesState.ROUTED: frozenset({SeriesState.RECEIVING}),
+    SeriesState.ROUTED: frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE}),
     SeriesState.UNROUTED: frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE}),
     SeriesState.REJECTED: frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE}),
 }
@@ -86,7 +86,7 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.HELD: frozenset({JobState.STORED, JobState.CLOSED, JobState.REJECTED, JobState.SUPERSEDED}),
     JobState.CLOSED: frozenset({JobState.SUPERSEDED}),
     JobState.DEAD: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
-    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),
     JobState.REJECTED: frozenset(),  # its objects exist under their UIDs: it never runs again, and nothing is sent
     JobState.SUPERSEDED: frozenset(),
     JobState.UNSUITABLE: frozenset({JobState.QUEUED, JobState.SUPERSEDED}),

@@ -182,7 +182,8 @@ def _conflict(one: Series, held: Sequence[Instance], patients: int) -> str:
     if patients > 1:
         return (
             f"study {one.study_uid} carries {patients} different patient identities: nothing of it is processed; "
-            "correct the identity at the source, `dicomnode series UID --discard` each of its series, and send again"
+            "correct the identity at the source, `dicomnode series UID --discard` the series that carry the wrong one, "
+            "and send those again; the rest is then decided by itself"
         )
     studies = {item.study_uid for item in held}
     if len(studies) > 1:
@@ -197,8 +198,8 @@ def _gone(connection: Connection, one: Series, held: Sequence[Instance]) -> str:
     if not missing:
         return ""
     return (
-        f"{len(missing)} images of the earlier result are past their retention: the new ones alone would replace the "
-        "whole by a part; send the whole series again"
+        f"{len(missing)} images of the earlier result are past their retention or were discarded: the new ones "
+        "alone would replace the whole by a part; send the whole series again"
     )
 
 

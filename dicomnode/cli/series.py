@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from dicomnode.cli.common import Commands, add_config, ago, command, err, load_config, open_store, out, table, when
 from dicomnode.cli.route import print_verdicts
 from dicomnode.config import Config
-from dicomnode.domain import SeriesState
 from dicomnode.errors import ConfigError, StoreError
-from dicomnode.store import events, instances, jobs, series
+from dicomnode.store import decisions, events, jobs, series
 from dicomnode.store.db import Database
 
 
@@ -29,7 +28,9 @@ def add(commands: Commands) -> None:
     sub.add_argument("--limit", type=int, default=50, help="how many at the most (default: 50)")
     move = sub.add_mutually_exclusive_group()
     move.add_argument(
-        "--again", action="store_true", help="route an unrouted or rejected series by the rules as they are now"
+        "--again",
+        action="store_true",
+        help="route a decided series by the rules and weights as they are now; a new result replaces the old one",
     )
     move.add_argument("--discard", action="store_true", help="delete its received images, so that it can be sent anew")
     add_config(sub)
@@ -92,26 +93,18 @@ def _show(database: Database, series_uid: str) -> int:
 
 def _again(database: Database, series_uid: str) -> int:
     with database.write() as connection:
-        one = series.get(connection, series_uid)
-        if one is None:
-            raise StoreError(f"no series {series_uid} has arrived")
-        series.move(connection, one, SeriesState.COMPLETE, datetime.now(UTC), "decided again, by an operator")
-    out.print(f"series {series_uid} is routed again")
+        decisions.decide_again(connection, series_uid, datetime.now(UTC))
+    out.print(f"series {series_uid} is routed again; jobs that would compute the same stand")
     return 0
 
 
 def _discard(config: Config, series_uid: str) -> int:
     with open_store(config).write() as connection:
-        one = series.get(connection, series_uid)
-        if one is None:
-            raise StoreError(f"no series {series_uid} has arrived")
-        if one.state not in (SeriesState.REJECTED, SeriesState.UNROUTED):
-            raise StoreError(f"series {series_uid} is {one.state}: only a rejected or unrouted one can be discarded")
-        held = instances.of_series(connection, series_uid)
-        for item in held:
-            (config.node.data / "spool" / item.path).unlink(missing_ok=True)
-        instances.forget(connection, [item.sop_instance_uid for item in held])
-        text = f"{len(held)} images discarded, by an operator"
-        events.note(connection, datetime.now(UTC), "series_discarded", text, series_uid=series_uid)
-    out.print(f"{len(held)} images of series {series_uid} are gone; it can be sent anew")
+        gone = decisions.discard(connection, config.node.data / "spool", series_uid, datetime.now(UTC))
+    out.print(f"{gone.images} images of series {series_uid} are gone; it can be sent anew")
+    if gone.settled:
+        out.print(
+            "its study carries one patient identity now: what was withheld of it is decided again, series "
+            + ", ".join(gone.settled)
+        )
     return 0

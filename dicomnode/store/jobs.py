@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dicomnode.domain import JOB_MOVES, Band, JobState, Output
 from dicomnode.errors import IllegalMove
-from dicomnode.store import deliveries, schema
+from dicomnode.store import deliveries, instances, schema
 from dicomnode.store.events import note
 
 #: A job that took its worker down this often is poison.
@@ -381,10 +381,16 @@ def cancelled(connection: Connection, job: Job, at: datetime) -> bool:
 
 def retry(connection: Connection, job: Job, at: datetime) -> None:
     """dead, cancelled or unsuitable -> queued with its tries counted anew; dead deliveries of a stored job go again."""
+    if instances.patients_of_study(connection, job.study_uid) > 1:
+        why = f"its study {job.study_uid} carries several patient identities"
+        raise IllegalMove(f"{why}: `dicomnode series UID --discard` those of the wrong one, then retry job {job.id}")
     if job.state in (JobState.STORED, JobState.CLOSED):
         if deliveries.retry_dead(connection, job.id, at) == 0:
             raise IllegalMove(f"job {job.id} is {job.state} and none of its deliveries is dead: nothing to retry")
         return
+    if job.state is JobState.SUPERSEDED:
+        why = f"job {job.id} was set aside, by newer images or for its patient's identity"
+        raise IllegalMove(f"{why}: `dicomnode series UID --again` has the rules decide anew about a series")
     move(
         connection, job, JobState.QUEUED, attempt=0, lost_count=0, not_before=at.timestamp(), error="", error_class="",
         trace="", cancel_asked=False,

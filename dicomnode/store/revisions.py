@@ -43,7 +43,7 @@ def supersede(
 
 
 def alike(earlier: Sequence[Job], key: str) -> list[Job]:
-    """Those of ``earlier`` that computed what a job under ``key`` would: under that key, or one that stood in for it."""
+    """Those of ``earlier`` that compute what a job under ``key`` would: under it, or a key that stood in for it."""
     return [job for job in earlier if job.key in (key, _again(key, job.revision))]
 
 
@@ -77,21 +77,26 @@ def renewed(connection: Connection, new: NewJob, at: datetime) -> NewJob:
 
 
 def predecessor(connection: Connection, job: Job) -> Job | None:
-    """The last job of an older revision of which a destination has something: a new result refers to it."""
+    """The last job of an older revision of which a destination has something: a new result refers to it.
+
+    Where the rule was given other options meanwhile, what it made with the former ones, if that was set aside.
+    """
     table, delivery = schema.job, schema.delivery
     taken = select(delivery.c.job_id).where(
         delivery.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.COMMITTED.value])
     )
+    same = table.c.config_digest == job.config_digest
+    changed = (table.c.rule == job.rule) & (table.c.state == JobState.SUPERSEDED.value)
     query = (
         select(table)
         .where(
             table.c.series_uid == job.series_uid,
             table.c.pipeline == job.pipeline,
-            table.c.config_digest == job.config_digest,
+            same | changed,
             table.c.revision < job.revision,
             table.c.id.in_(taken),
         )
-        .order_by(table.c.revision.desc())
+        .order_by(table.c.revision.desc(), same.desc())
         .limit(1)
     )
     row = connection.execute(query).first()

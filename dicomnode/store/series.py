@@ -141,7 +141,9 @@ def gaps(connection: Connection, calling_ae: str) -> list[float]:
 
 def reopened(connection: Connection, calling_ae: str, since: datetime) -> int:
     """How many series of this sender grew lately after they had been called complete: its releases prove little."""
-    table = schema.series
+    table, event = schema.series, schema.event
+    # An operator who has a series decided again makes a new revision too: the sender is not to blame for that.
+    late = select(event.c.id).where(event.c.series_uid == table.c.series_uid, event.c.action == "series_reopened")
     grown = (table.c.calling_ae == calling_ae, table.c.revision > 0, table.c.last_at >= since.timestamp())
-    query = select(func.count()).select_from(table).where(*grown)
+    query = select(func.count()).select_from(table).where(*grown, late.exists())
     return int(connection.scalar(query) or 0)

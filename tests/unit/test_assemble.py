@@ -392,7 +392,7 @@ def test_once_a_conflict_is_settled_the_same_images_make_a_job_again(site: Calla
     made.settle(60)
     assert made.get(ONE).state is SeriesState.ROUTED
     first, second = sorted(made.jobs(), key=lambda job: job.id)
-    assert [first.state, second.state] == [JobState.CANCELLED, JobState.QUEUED]
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
 
 
 @pytest.mark.parametrize("ended", [JobState.DEAD, JobState.UNSUITABLE])

@@ -1,0 +1,262 @@
+"""An operator has a series decided again, or its images forgotten: no two results stand side by side, none is stuck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from pydicom import Dataset
+from sqlalchemy import update
+
+from dicomnode.assemble.assembler import Assembler
+from dicomnode.cli import main
+from dicomnode.config import Config
+from dicomnode.domain import DeliveryState, JobState, Output, SeriesState
+from dicomnode.errors import StoreError
+from dicomnode.store import decisions, instances, jobs, revisions, schema, series
+from tests.unit.test_assemble import CT_RULE, ONE, TWO, Site
+from tests.unit.test_assemble_study import SLICES, end, uids, wait
+from tests.unit.test_assemble_study import site as site
+
+
+def delivered(node: Site, state: JobState = JobState.CLOSED) -> jobs.Job:
+    """The newest job with an object that its destination has."""
+    job = max(node.jobs(), key=lambda one: one.id)
+    table = schema.job
+    with node.database.write() as connection:
+        connection.execute(update(table).where(table.c.id == job.id).values(state=JobState.RUNNING.value))
+        running = jobs.get(connection, job.id)
+        assert running is not None
+        one = Output(
+            role="image", index=0, sop_class_uid="1", sop_instance_uid=f"2.25.{job.id}", study_uid=job.study_uid,
+            series_uid=f"2.25.9{job.id}", path=Path(str(job.id), "a", "0.dcm"), size=1, sha256="",
+        )  # fmt: skip
+        assert jobs.finish(connection, running, [one], node.clock(), quality={}, notes=[])
+        connection.execute(
+            update(schema.delivery)
+            .where(schema.delivery.c.job_id == job.id)
+            .values(state=DeliveryState.DELIVERED.value)
+        )
+        connection.execute(update(table).where(table.c.id == job.id).values(state=state.value))
+        found = jobs.get(connection, job.id)
+    assert found is not None
+    return found
+
+
+def again(node: Site, group: Sequence[Dataset]) -> None:
+    with node.database.write() as connection:
+        decisions.decide_again(connection, str(group[0].SeriesInstanceUID), node.clock())
+
+
+def discard(node: Site, group: Sequence[Dataset]) -> decisions.Discarded:
+    with node.database.write() as connection:
+        return decisions.discard(connection, node.spool, str(group[0].SeriesInstanceUID), node.clock())
+
+
+def changed(node: Site, **rule: object) -> None:
+    """The node comes back with another rule."""
+    document = node.config.model_dump(by_alias=True, exclude_unset=True)
+    document["rules"] = [CT_RULE | rule]
+    node.assembler.stop()
+    node.config = Config.model_validate(document)
+    node.assembler = Assembler(node.config, node.database, count=node._count, clock=node.clock)
+
+
+def one_by_one(node: Site) -> list[jobs.Job]:
+    return sorted(node.jobs(), key=lambda job: job.id)
+
+
+def test_a_routed_series_decided_again_by_the_same_rules_keeps_its_result(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    before = delivered(node)
+    node.clock.advance(60)
+    again(node, ONE)
+    node.settle()
+    assert node.get(ONE).state is SeriesState.ROUTED
+    assert [(job.id, job.state) for job in node.jobs()] == [(before.id, JobState.CLOSED)]
+
+
+def test_what_an_operator_has_computed_again_names_what_it_replaces(site: Callable[..., Site]) -> None:
+    """A corrected rule has other options: its result must not stand beside the old one as if both were meant."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    before = delivered(node)
+    changed(node, options={"strength": 2})
+    again(node, ONE)
+    node.settle()
+    first, second = one_by_one(node)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    assert (first.revision, second.revision) == (0, 1)
+    with node.database.read() as connection:
+        replaced = revisions.predecessor(connection, second)
+    assert replaced is not None and replaced.id == before.id
+
+
+def test_what_another_rule_made_is_not_named_as_replaced(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE | {"name": "beside", "options": {"strength": 3}}])
+    node.send(ONE)
+    node.settle()
+    delivered(node)
+    changed(node, options={"strength": 2})
+    again(node, ONE)
+    node.settle()
+    newest = one_by_one(node)[-1]
+    with node.database.read() as connection:
+        assert newest.rule == "ct" and revisions.predecessor(connection, newest) is None
+
+
+def test_a_cancelled_job_does_not_run_beside_the_newer_one(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE[:3])
+    node.settle()
+    end(node, JobState.CANCELLED)
+    node.send(ONE[3:])
+    node.settle(60)
+    first, second = one_by_one(node)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    with node.database.write() as connection, pytest.raises(StoreError, match=r"newer images.* --again"):
+        jobs.retry(connection, first, node.clock())
+
+
+def test_deciding_again_costs_the_sender_no_trust(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    again(node, ONE)
+    with node.database.read() as connection:
+        assert series.reopened(connection, "CT1", node.clock() - timedelta(days=1)) == 0
+    node.settle()
+    node.send([*TWO[:2]])
+    node.settle()
+    node.send(TWO[2:])
+    with node.database.read() as connection:
+        assert series.reopened(connection, "CT1", node.clock() - timedelta(days=1)) == 1
+
+
+def test_a_series_without_images_cannot_be_decided_again(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    with node.database.write() as connection:
+        instances.forget(connection, uids(ONE))
+    with pytest.raises(StoreError, match="images are no longer kept; send it again"):
+        again(node, ONE)
+    node.send(TWO[:1], end=None)
+    with pytest.raises(StoreError, match="receiving: it is decided when it is complete"):
+        again(node, TWO)
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING])
+def test_images_that_a_job_is_about_to_read_are_not_discarded(site: Callable[..., Site], state: JobState) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    end(node, state)
+    with pytest.raises(StoreError, match=f"which is {state}.*dicomnode jobs cancel 1"):
+        discard(node, ONE)
+    assert len(list(node.spool.iterdir())) == len(ONE)
+
+
+def test_a_routed_series_is_discarded_and_replaced_once_it_comes_anew(site: Callable[..., Site]) -> None:
+    """Its result has the wrong patient's name: the same images come again under the right one."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    before = delivered(node)
+    assert discard(node, ONE) == decisions.Discarded(images=len(ONE), settled=())
+    assert not list(node.spool.iterdir()) and node.get(ONE).instances == 0
+    node.patient = "corrected"
+    node.send(ONE)
+    node.settle(60)
+    assert node.get(ONE).instances == len(ONE)
+    first, second = one_by_one(node)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    with node.database.read() as connection:
+        replaced = revisions.predecessor(connection, second)
+    assert replaced is not None and replaced.id == before.id
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_what_a_conflict_withheld_is_computed_once_the_wrong_series_is_discarded(
+    site: Callable[..., Site], made: bool
+) -> None:
+    """Whether its job had waited, or its objects were on their way."""
+    node = site()
+    for group in SLICES[:5]:
+        node.send(group)
+    wait(node, 70)
+    if made:
+        end(node, JobState.STORED)
+    node.patient = "somebody else"
+    node.send(SLICES[5])
+    wait(node, 75)
+    (withheld,) = node.jobs()
+    assert withheld.state is (JobState.SUPERSEDED if made else JobState.CANCELLED)
+    assert set(discard(node, SLICES[5]).settled) == {str(group[0].SeriesInstanceUID) for group in SLICES[:5]}
+    wait(node, 70)
+    first, second = one_by_one(node)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    assert second.inputs == uids(*SLICES[:5]) and second.key != withheld.key
+    assert {node.get(group).state for group in SLICES[:5]} == {SeriesState.ROUTED}
+    node.patient = "p"
+    node.send(SLICES[5])
+    wait(node, 70)
+    assert max(node.jobs(), key=lambda job: job.id).inputs == uids(*SLICES)
+
+
+def test_a_study_that_was_rejected_whole_makes_one_job_once_it_is_settled(site: Callable[..., Site]) -> None:
+    node = site()
+    for group in SLICES[:5]:
+        node.send(group)
+    node.patient = "somebody else"
+    node.send(SLICES[5])
+    wait(node, 75)
+    assert node.jobs() == [] and node.get(SLICES[0]).state is SeriesState.REJECTED
+    discard(node, SLICES[5])
+    wait(node, 70)
+    (job,) = node.jobs()
+    assert job.inputs == uids(*SLICES[:5])
+
+
+def test_what_was_delivered_before_a_conflict_stands_when_it_is_settled(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    before = delivered(node)
+    node.patient = "q"
+    node.send(TWO)
+    node.settle()
+    with node.database.write() as connection, pytest.raises(StoreError, match="several patient identities"):
+        jobs.retry(connection, before, node.clock())
+    discard(node, TWO)
+    node.settle()
+    assert node.get(ONE).state is SeriesState.ROUTED
+    assert [(job.id, job.state) for job in node.jobs()] == [(before.id, JobState.CLOSED)]
+
+
+def test_an_operator_says_it_on_the_command_line(
+    site: Callable[..., Site], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = site(rules=[CT_RULE])
+    file = tmp_path / "node.yaml"
+    file.write_text(yaml.safe_dump(node.config.model_dump(mode="json", by_alias=True, exclude_unset=True)))
+    node.send(ONE)
+    node.settle()
+    words = ["series", str(ONE[0].SeriesInstanceUID), "--config", str(file)]
+    assert main([*words, "--discard"]) == 3
+    assert "dicomnode jobs cancel 1" in capsys.readouterr().err
+    assert main(["jobs", "cancel", "1", "--config", str(file)]) == 0
+    node.patient = "q"
+    node.send(TWO)
+    node.settle()
+    assert main([*words, "--discard"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 images" in shown and f"decided again, series {TWO[0].SeriesInstanceUID}" in shown
+    assert main([*words, "--again"]) == 3
+    assert "send it again" in capsys.readouterr().err
