@@ -81,7 +81,7 @@ def encode_phases(
 ) -> Iterator[tuple[str, int, Dataset]]:
     """Role, index in its series, object: the images of each segmented phase, then the segmentations, then the marks.
 
-    Nothing of a source without phases, or of a multi-frame one: viewers show its frames as a stack anyway.
+    Nothing where `without_phases` has a reason.
 
     Parameters
     ----------
@@ -93,11 +93,9 @@ def encode_phases(
     EncodingError
         As the encoders of the single objects, and the gate.
     """
-    if not isinstance(source, CineSource) or source.planes[0].frame:
+    if not isinstance(source, CineSource) or without_phases(source, result):
         return
-    phases = list(dict.fromkeys(one.phase for one in result.segmentations if one.phase is not None))
-    if not phases:
-        return
+    phases = _segmented(result)
     made: list[Dataset] = []
     for number, phase in enumerate(phases, series_number):
         role = f"phase-{phase + 1}"
@@ -118,6 +116,19 @@ def encode_phases(
         objects.append(("marks" + _VARIANT, marks))
     check_objects([ds for _, ds in objects], copies, on_copies)
     yield from ((role, 0, ds) for role, ds in objects)
+
+
+def without_phases(source: Source, result: Result) -> str:
+    """Why there is nothing to copy; empty where there is."""
+    if not isinstance(source, CineSource):
+        return "the input has no phases"
+    if source.planes[0].frame:
+        return "the cine is one multi-frame object, whose frames viewers show as a stack"
+    return "" if _segmented(result) else "nothing is segmented at a phase"
+
+
+def _segmented(result: Result) -> list[int]:
+    return list(dict.fromkeys(one.phase for one in result.segmentations if one.phase is not None))
 
 
 def _images(source: CineSource, result: Result, phase: int, role: str, context: EncodeContext) -> Iterator[Dataset]:

@@ -11,6 +11,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomnode.domain import USUAL_KINDS, Flavour, ObjectKind
+from dicomnode.encode.beside import Say, all_or_none
 from dicomnode.encode.cine import at_phase, counted_through
 from dicomnode.encode.enhanced_mr import encode_enhanced
 from dicomnode.encode.gate import check_objects
@@ -19,14 +20,14 @@ from dicomnode.encode.image import encode_images
 from dicomnode.encode.keys import encode_key_images
 from dicomnode.encode.marks import encode_marks
 from dicomnode.encode.mr import encode_reconstruction
-from dicomnode.encode.phases import encode_phases
+from dicomnode.encode.phases import encode_phases, without_phases
 from dicomnode.encode.pm import encode_parametric_map
 from dicomnode.encode.presentation import encode_presentations
 from dicomnode.encode.report import encode_reports
 from dicomnode.encode.seg import encode_segmentation
-from dicomnode.encode.source import RawSource, Source
+from dicomnode.encode.source import CineSource, RawSource, Source
 from dicomnode.encode.summary import encode_summary
-from dicomnode.pipeline import Result
+from dicomnode.pipeline import Reconstruction, Result
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def encode_result(
     labelmap: bool = False,
     enhanced: bool = False,
     replaces: Replaced = MappingProxyType({}),
+    say: Say = lambda _: None,
 ) -> Iterator[Encoded]:
     """Objects of ``result``, each checked before it is given out (the conformance gate).
 
@@ -83,6 +85,8 @@ def encode_result(
         Also make the ENHANCED flavour of images from k-space.
     replaces
         Reports and marks of the earlier result that this one supersedes, by the kind and flavour of what does.
+    say
+        Told what of the kinds that a profile must name, or of the ENHANCED flavour, could not be made, and why.
 
     Raises
     ------
@@ -91,33 +95,18 @@ def encode_result(
     """
     if isinstance(source, RawSource):
         if ObjectKind.IMAGE in kinds:
-            yield from _reconstructions(source, result, context, enhanced=enhanced)
+            yield from _reconstructions(source, result, context, enhanced=enhanced, say=say)
         return
     why = left_out(source, result, context, kinds)
     if why:
         result = _unlaid(source, result, why)
-    if ObjectKind.IMAGE in kinds:
-        yield from _images(source, result, context)
-    if ObjectKind.PARAMETRIC_MAP in kinds:
-        yield from _maps(source, result, context)
-    if not result.reported:
-        return
-    whole = counted_through(source, result)
-    shared = list(_shared(source, whole, context, kinds, replaces))
-    flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])]
-    if why or not result.segmentations:
-        flavours = [Flavour.ANY]
-    for flavour in flavours:
-        variant = replace(context, variant=flavour.value) if flavour is Flavour.LABELMAP else context
-        before = replaces.get((ObjectKind.REPORT, flavour), ())
-        made = [*_referring(source, result, variant, kinds, flavour, before), *shared]
-        if ObjectKind.KEY_IMAGES in kinds:
-            made += _key_images(source, whole, variant, flavour, made)
-        check_objects([one.dataset for one in made], source, result)
-        yield from made
-        shared = []
-    if ObjectKind.PHASES in kinds and not why:
-        yield from _phases(source, result, context, replaces.get((ObjectKind.PHASES, Flavour.ANY), ()))
+    recorded = 0
+    for one in _of_record(source, result, context, kinds, labelmap=labelmap, placed=not why, replaces=replaces):
+        yield one
+        recorded += 1
+    for what, made in _beside(source, result, context, kinds, placed=not why, replaces=replaces, say=say):
+        # Where nothing else tells of the result, leaving this out would lose it without a word.
+        yield from (all_or_none(made, what, str(source.headers[0].SeriesInstanceUID), say) or ()) if recorded else made
 
 
 def left_out(
@@ -147,6 +136,60 @@ def _unlaid(source: Source, result: Result, why: str) -> Result:
     return replace(result, images=(), parametric_maps=(), remarks=(*result.remarks, why))
 
 
+def _of_record(
+    source: Source,
+    result: Result,
+    context: EncodeContext,
+    kinds: Collection[ObjectKind],
+    *,
+    labelmap: bool,
+    placed: bool,
+    replaces: Replaced,
+) -> Iterator[Encoded]:
+    """Derived images, and what says what was found: one fault in any of it stops the job."""
+    if ObjectKind.IMAGE in kinds:
+        yield from _images(source, result, context)
+    if not result.reported:
+        return
+    whole = counted_through(source, result)
+    shared = list(_shared(source, whole, context, kinds, replaces))
+    flavours = [Flavour.BINARY, *([Flavour.LABELMAP] if labelmap else [])]
+    if not placed or not result.segmentations:
+        flavours = [Flavour.ANY]
+    for flavour in flavours:
+        variant = replace(context, variant=flavour.value) if flavour is Flavour.LABELMAP else context
+        before = replaces.get((ObjectKind.REPORT, flavour), ())
+        made = [*_referring(source, result, variant, kinds, flavour, before), *shared]
+        if ObjectKind.KEY_IMAGES in kinds:
+            made += _key_images(source, whole, variant, flavour, made)
+        check_objects([one.dataset for one in made], source, result)
+        yield from made
+        shared = []
+
+
+def _beside(
+    source: Source,
+    result: Result,
+    context: EncodeContext,
+    kinds: Collection[ObjectKind],
+    *,
+    placed: bool,
+    replaces: Replaced,
+    say: Say,
+) -> Iterator[tuple[str, Iterator[Encoded]]]:
+    """What only a profile that names it gets, and nothing refers to: in words, and its objects."""
+    if ObjectKind.PARAMETRIC_MAP in kinds:
+        yield "parametric maps", _maps(source, result, context)
+    if ObjectKind.PRESENTATION in kinds and result.reported:
+        yield "presentation states", _presentations(source, result, context)
+    if ObjectKind.PHASES in kinds and result.reported and placed:
+        before = replaces.get((ObjectKind.PHASES, Flavour.ANY), ())
+        none = without_phases(source, result)
+        if none and isinstance(source, CineSource):
+            say(f"No copies of phases were made: {none}")
+        yield "copies of the segmented phases", _phases(source, result, context, before)
+
+
 def _phases(source: Source, result: Result, context: EncodeContext, replaces: Sequence[Document]) -> Iterator[Encoded]:
     first = context.series_number + _SERIES[ObjectKind.PHASES]
     for role, index, ds in encode_phases(source, result, context, series_number=first, replaces=replaces):
@@ -172,20 +215,45 @@ def _maps(source: Source, result: Result, context: EncodeContext) -> Iterator[En
         yield Encoded(dataset=ds, role=one.role, index=0, kind=ObjectKind.PARAMETRIC_MAP)
 
 
-def _reconstructions(source: RawSource, result: Result, context: EncodeContext, *, enhanced: bool) -> Iterator[Encoded]:
-    """Series computed from k-space, plane by plane (`encode.mr` checks each against its plane), then whole."""
-    flavour = Flavour.SINGLE if enhanced else Flavour.ANY
+def _presentations(source: Source, result: Result, context: EncodeContext) -> Iterator[Encoded]:
+    """Presentation states: they refer to the source alone, each in a series of its own."""
+    number = context.series_number + _SERIES[ObjectKind.PRESENTATION]
+    whole = counted_through(source, result)
+    states = encode_presentations(source, whole, context, series_number=number)
+    check_objects([state for _, state in states], source, result)
+    for role, state in states:
+        yield Encoded(dataset=state, role=role, index=0, kind=ObjectKind.PRESENTATION)
+
+
+def _reconstructions(
+    source: RawSource, result: Result, context: EncodeContext, *, enhanced: bool, say: Say
+) -> Iterator[Encoded]:
+    """Series computed from k-space: whole where that is wanted, and plane by plane (`encode.mr` checks each).
+
+    A series that cannot be written whole goes plane by plane to everybody.
+    """
     for number, made in enumerate(result.reconstructions):
         numbered = replace(context, series_number=context.series_number + number)
+        whole = None
+        if enhanced:
+            what = f"Enhanced MR of {made.label}, sent as single images"
+            series_uid = str(source.headers[0].SeriesInstanceUID)
+            whole = all_or_none(_whole(source, made, result, numbered), what, series_uid, say)
+        flavour = Flavour.SINGLE if whole else Flavour.ANY
         for index, dataset in enumerate(encode_reconstruction(source, made, numbered)):
             if index == 0:
                 check_objects([dataset], source, result)  # the module tables say the same of every plane
             yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE, flavour=flavour)
-    for number, made in enumerate(result.reconstructions if enhanced else (), _ENHANCED_SERIES):
-        varied = replace(context, series_number=context.series_number + number, variant=Flavour.ENHANCED.value)
-        for index, dataset in enumerate(encode_enhanced(source, made, varied)):
-            check_objects([dataset], source, result)
-            yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE, flavour=Flavour.ENHANCED)
+        yield from whole or ()
+
+
+def _whole(source: RawSource, made: Reconstruction, result: Result, context: EncodeContext) -> Iterator[Encoded]:
+    """One series as Enhanced MR."""
+    number = context.series_number + _ENHANCED_SERIES
+    varied = replace(context, series_number=number, variant=Flavour.ENHANCED.value)
+    for index, dataset in enumerate(encode_enhanced(source, made, varied)):
+        check_objects([dataset], source, result)
+        yield Encoded(dataset=dataset, role=made.role, index=index, kind=ObjectKind.IMAGE, flavour=Flavour.ENHANCED)
 
 
 def _shared(
@@ -195,7 +263,7 @@ def _shared(
     kinds: Collection[ObjectKind],
     replaces: Replaced,
 ) -> Iterator[Encoded]:
-    """What refers to the source alone and is the same for every destination: summary page, marks, presentations."""
+    """What refers to the source alone and is the same for every destination: summary page and marks."""
     first = context.series_number
     if ObjectKind.SUMMARY in kinds:
         page = encode_summary(source, result, context, series_number=first + _SERIES[ObjectKind.SUMMARY])
@@ -206,10 +274,6 @@ def _shared(
         marks = encode_marks(source, result, context, series_number=number, replaces=marked)
         if marks is not None:
             yield Encoded(dataset=marks, role="marks", index=0, kind=ObjectKind.MARKS)
-    if ObjectKind.PRESENTATION in kinds:
-        number = first + _SERIES[ObjectKind.PRESENTATION]
-        for role, state in encode_presentations(source, result, context, series_number=number):
-            yield Encoded(dataset=state, role=role, index=0, kind=ObjectKind.PRESENTATION)
 
 
 def _referring(

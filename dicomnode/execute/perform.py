@@ -62,6 +62,7 @@ def perform(
     computed = clock()
     progress("writing", 0.9)
     context = _context(pipeline, request, weights_digest, incomplete=request.incomplete or series.incomplete)
+    reduced: list[str] = []
     with ResultFolder(request.results, request.job_id, request.run) as folder, warnings.catch_warnings():
         # pydicom warns of each UID with leading zeros; the note says it once.
         warnings.filterwarnings("ignore", "Invalid value for VR UI", UserWarning)
@@ -73,6 +74,7 @@ def perform(
             labelmap=request.labelmap,
             enhanced=request.enhanced,
             replaces=request.replaces,
+            say=reduced.append,
         )
         for one in objects:
             folder.add(one.dataset, role=one.role, index=one.index, kind=one.kind, flavour=one.flavour)
@@ -84,11 +86,11 @@ def perform(
         "seconds_writing": clock() - computed,
     }
     quality, unkept = quality_of(result)
-    missing = left_out(source, result, context, request.kinds)
+    missing = [*filter(None, [left_out(source, result, context, request.kinds)]), *reduced]
     return Performed(
         outputs=outputs,
         quality={**quality, **timing},
-        notes=(*source.notes, *_repeated_uids(source), *result.notes, *([missing] if missing else ()), *unkept),
+        notes=(*source.notes, *_repeated_uids(source), *result.notes, *missing, *unkept),
         findings=findings_of(result),
         hold=result.hold,
     )
