@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from datetime import UTC, datetime
+from typing import Final
 
 from dicomnode.cli.common import Commands, add_config, command, err, find_config, open_store, out, table
 from dicomnode.config import Config, load
 from dicomnode.dispatch import echo
 from dicomnode.dispatch.notify import sender
+from dicomnode.domain import ObjectKind
 from dicomnode.errors import NodeError, PipelineNotLoadable
 from dicomnode.execute import loader
 from dicomnode.pipeline import StreamingPipeline
 from dicomnode.rules import check_rules
 from dicomnode.store.db import migrate
+
+#: Kinds whose objects refer to the segmentation of the same result.
+_POINTING: Final = (ObjectKind.REPORT, ObjectKind.KEY_IMAGES)
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +43,7 @@ def _check(arguments: argparse.Namespace) -> int:
     check_rules(config.rules)
     out.print(f"{path}: {len(config.rules)} rules, {len(config.pipelines)} pipelines, "
               f"{len(config.sources)} sources, {len(config.destinations)} destinations")  # fmt: skip
+    _profiles(config)
     wrong = _pipelines(config) + _hooks(config) + _mrd(config)
     if arguments.migrate:
         migrate(open_store(config))
@@ -45,6 +51,25 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.echo:
         wrong += _echo(config)
     return 1 if wrong else 0
+
+
+def _profiles(config: Config) -> None:
+    """Warn of profiles that are allowed, and yet send what a viewer cannot follow, or nothing."""
+    for name, destination in config.destinations.items():
+        kinds = set(destination.objects)
+        pointing = [kind for kind in _POINTING if kind in kinds]
+        if pointing and ObjectKind.SEGMENTATION not in kinds:
+            err.print(
+                f"destination {name}: what it takes of {' and '.join(pointing)} refers to segmentations that it is "
+                "never sent; add segmentation to its objects, or let it take marks and summary instead",
+                style="yellow",
+            )
+        if kinds == {ObjectKind.PHASES}:
+            err.print(
+                f"destination {name}: it takes phases alone, which only a cine of single images has: of everything "
+                "else nothing is sent to it",
+                style="yellow",
+            )
 
 
 def _pipelines(config: Config) -> int:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -17,9 +17,9 @@ from sqlalchemy.exc import OperationalError
 
 from dicomnode import faults
 from dicomnode.config import Config
-from dicomnode.domain import FALLS_BACK_TO, Flavour, JobState, Output
+from dicomnode.domain import JobState
 from dicomnode.errors import PipelineTimeout, StaleEpoch, StoreError
-from dicomnode.execute import damage, executor
+from dicomnode.execute import damage, executor, profiles
 from dicomnode.execute.executor import Event, Executor
 from dicomnode.execute.request import request_of
 from dicomnode.rounds import Rounds
@@ -212,9 +212,10 @@ class Dispatcher:
         with self.database.write() as connection:
             match event:
                 case executor.Done():
+                    notes = [*event.notes, *profiles.unserved(self.config, job.send_to, event.outputs)]
                     stored = jobs.finish(
-                        connection, job, event.outputs, now, quality=event.quality, notes=event.notes,
-                        findings=event.findings, hold=event.hold, takes=self._takes(event.outputs),
+                        connection, job, event.outputs, now, quality=event.quality, notes=notes,
+                        findings=event.findings, hold=event.hold, takes=profiles.takes(self.config, event.outputs),
                     )  # fmt: skip
                     if stored and not event.hold:
                         notifications.announce(connection, job, event.findings, self.config.notify, now)
@@ -347,18 +348,3 @@ class Dispatcher:
         self._runs[slot] = _Run(job)
         self.executor.start(slot, request)
         logger.info("Job started", extra={"action": "job_started", "attempt": job.attempt, **extra})
-
-    def _takes(self, made: Sequence[Output]) -> Callable[[str, Output], bool]:
-        """Which destination wants which object, by its profile; label maps and Enhanced MR where the job made some."""
-        flavours = {output.flavour for output in made}
-
-        def takes(destination: str, output: Output) -> bool:
-            profile = self.config.destinations.get(destination)
-            if profile is None:
-                return True  # no longer configured: the outbox says so
-            absent = {Flavour(profile.segmentation), Flavour(profile.reconstructions)} - flavours
-            if output.flavour in {FALLS_BACK_TO.get(one) for one in absent}:
-                return output.kind in profile.objects
-            return profile.takes(output.kind, output.flavour)
-
-        return takes

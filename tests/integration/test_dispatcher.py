@@ -44,7 +44,10 @@ class Bench:
         self.config = config.Config.model_validate({
             "node": {"data": str(folder), "log": {"level": "error", "style": "text"}},
             "pipelines": toys,
-            "destinations": {"PACS": {"ae_title": "PACS", "host": "127.0.0.1"}},
+            "destinations": {
+                "PACS": {"ae_title": "PACS", "host": "127.0.0.1"},
+                "CINE": {"ae_title": "CINE", "host": "127.0.0.1", "objects": ["phases"]},
+            },
             "execute": {"slots": ["cpu"] * slots, "threads": 1, "backoff_s": 0.05, **execute},
         })  # fmt: skip
         self.database: Database = open_database("sqlite", folder)
@@ -84,7 +87,7 @@ class Bench:
             key=f"{pipeline}-{self.number}", series_uid="1.2", study_uid="1", revision=0, rule="r", pipeline=pipeline,
             version="1.0.0", weights_digest="", config_digest="", class_name=f"tests.toys:{TOYS[pipeline]}",
             options=options,
-            send_to=["PACS"], inputs=self.uids, incomplete=False, completion="counted", band=band,
+            send_to=["CINE", "PACS"], inputs=self.uids, incomplete=False, completion="counted", band=band,
         )  # fmt: skip
         with self.database.write() as connection:
             job_id = jobs.enqueue(connection, job, datetime.now(UTC))
@@ -133,6 +136,7 @@ def test_every_way_a_run_can_end_is_recorded_and_the_next_job_runs(bench: Bench)
     poison = bench.wait(ends["poison"], JobState.DEAD)
     assert poison.lost_count == 3 and poison.error_class == "WorkerLost"
     done = bench.wait(ends["shift"], JobState.STORED)
+    assert "Nothing is sent to CINE: it takes phases, and this result has none" in done.notes
     with bench.database.read() as connection:
         made, sent = outputs.of_job(connection, done.id), deliveries.of_job(connection, done.id)
         assert [info.version for info in pipelines.described(connection).values()] == ["1.0.0"] * len(TOYS)
