@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,10 +47,18 @@ def close_leftover_associations(connection: Connection, at: datetime) -> int:
 
 
 def record(connection: Connection, instances: Sequence[Instance]) -> int:
-    """File instances and open or reopen their series; what is known already is left alone. Return how many were new."""
+    """File instances and open or reopen their series. Return how many were new.
+
+    What is known already is left alone, but for a file that the re-scan found first (association 0): one that comes by
+    an association belongs to it, or a sender that calls while the node starts would prove nothing by its end.
+    """
     wanted = {instance.sop_instance_uid: instance for instance in instances}
-    for known in _known(connection, list(wanted)):
-        del wanted[known]
+    table = schema.instance
+    for known, association_id in list(_known(connection, list(wanted))):
+        instance = wanted.pop(known)
+        if not association_id and instance.association_id:
+            by = table.update().where(table.c.sop_instance_uid == known)
+            connection.execute(by.values(association_id=instance.association_id))
     if not wanted:
         return 0
     connection.execute(insert(schema.instance), [_row(instance) for instance in wanted.values()])
@@ -62,11 +70,13 @@ def record(connection: Connection, instances: Sequence[Instance]) -> int:
     return len(wanted)
 
 
-def _known(connection: Connection, uids: list[str]) -> Iterable[str]:
+def _known(connection: Connection, uids: list[str]) -> Iterator[tuple[str, int]]:
+    """Those of the UIDs that have a row, and its association."""
+    table = schema.instance
     for start in range(0, len(uids), 500):  # SQLite takes a limited number of parameters
         part = uids[start : start + 500]
-        column = schema.instance.c.sop_instance_uid
-        yield from connection.scalars(select(column).where(column.in_(part)))
+        found = select(table.c.sop_instance_uid, table.c.association_id).where(table.c.sop_instance_uid.in_(part))
+        yield from ((row[0], row[1]) for row in connection.execute(found))
 
 
 def _row(instance: Instance) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_the_file_is_copied_before_a_migration(tmp_path: Path) -> None:
         db.migrate(database)
     assert list(tmp_path.glob("node.db.before-*"))
     database.close()
+
+
+def test_an_instance_that_the_rescan_saw_first_belongs_to_the_association_that_brought_it(
+    database: Database, clock: Clock
+) -> None:
+    found = instance(1, clock())
+    with database.write() as connection:
+        assert instances.record(connection, [replace(found, association_id=0)]) == 1
+        assert instances.record(connection, [replace(found, association_id=7)]) == 0
+        assert instances.record(connection, [replace(found, association_id=8)]) == 0, "the first keeps it"
+        assert [one.association_id for one in instances.of_series(connection, "1.2")] == [7]
 
 
 def test_sqlite_waits_for_the_disk_except_where_the_spool_is_the_log(tmp_path: Path) -> None:
