@@ -6,6 +6,7 @@ Stop: the receiver first (no new work), then the rooms along the flow, so that w
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import logging
 import signal
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: Pause before a receiver that died is started again [s].
 _RESTART_S: Final = 0.5
+#: Longest orderly stop; less than what systemd and container engines are told to wait (deploy/) [s].
+STOP_S: Final = 60.0
 
 
 class Node:
@@ -165,7 +168,11 @@ class Node:
         logger.info("Node is down", extra={"action": "node_down"})
 
     def run(self) -> int:
-        """Start, wait for SIGTERM or SIGINT, stop. Return the exit code."""
+        """Start, wait for SIGTERM or SIGINT, stop. Return the exit code.
+
+        A stop that takes longer than ``STOP_S`` is ended hard, with code 1 and the place of every thread on standard
+        error: all that is unfinished is in the table or the spool, as after a power cut.
+        """
         told = threading.Event()
 
         def tell(_number: int, _frame: FrameType | None) -> None:
@@ -175,8 +182,10 @@ class Node:
         signal.signal(signal.SIGINT, tell)
         try:
             self.start()
-            told.wait()
+            while not told.wait(1.0):  # looks again, should the kernel have given the signal to another thread
+                pass
         finally:
+            faulthandler.dump_traceback_later(STOP_S, exit=True)
             self.stop()
         return 0
 

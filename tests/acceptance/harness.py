@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ class RunningNode:
         self.file = folder / "node.yaml"
         self.file.write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.log = folder / "node.log"
+        self.program = [sys.executable, "-m", "dicomnode"]
         self.process: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
 
@@ -59,7 +61,7 @@ class RunningNode:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DICOMNODE_FAULT": fault}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicomnode", "serve", "--config", str(self.file)],
+                [*self.program, "serve", "--config", str(self.file)],
                 stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
         end = time.monotonic() + limit_s
@@ -71,12 +73,14 @@ class RunningNode:
             time.sleep(0.05)
 
     def stop(self) -> int:
-        """SIGTERM, as systemd does."""
+        """SIGTERM, as systemd does; waits as long as that. A stop that did not end in order is shown as a warning."""
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(90)
         self.process = None
+        if code != 0:
+            warnings.warn(f"the node ended with {code} when told to stop:\n{self.tail()}", stacklevel=2)
         return code
 
     def kill(self) -> None:
