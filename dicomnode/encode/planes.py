@@ -184,8 +184,11 @@ class Planes:
     def plane(self, axes: Axes, key: KeyPlane, *, thin: bool = False) -> None:
         """One plane with its outlines; ``thin`` ones, without dashes, on a small picture."""
         low, high = window(self._source, self._result, key.plane)
-        values = np.where(self._source.images.padding[key.plane], low, self._source.images.array[key.plane])
-        grey = np.clip((values - low) / (high - low), 0.0, 1.0)
+        grey = np.clip((self._source.images.array[key.plane] - low) / (high - low), 0.0, 1.0)
+        header = self._source.headers[self._source.planes[key.plane].header]
+        if header.get("PhotometricInterpretation") == "MONOCHROME1":  # the least value is white (PS3.3 C.7.6.3.1.2)
+            grey = 1.0 - grey
+        grey[self._source.images.padding[key.plane]] = 0.0
         axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bilinear", aspect="auto")
         for one in self._on(key):
             mask = np.pad(one.mask(key.plane), 1).astype(float)

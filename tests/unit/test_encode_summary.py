@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicomnode import pipeline as dn
@@ -243,6 +244,24 @@ def test_the_window_of_the_result_decides_the_greys(source):
         for center in (200.0, -200.0)
     )
     assert bright > dark + 20
+
+
+def test_inverse_images_are_shown_as_viewers_show_them(tmp_path):
+    """MONOCHROME1: the least value is white (PS3.3 C.7.6.3.1.2); padding stays black."""
+    made = factories.ct_series(4, rows=32, columns=32, padding=-2000)
+    straight = loaded(tmp_path / "straight", made)
+    for ds in made:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    inverse = loaded(tmp_path / "inverse", made)
+    shown = []
+    for source in (straight, inverse):
+        axes = Figure().add_subplot()
+        planes.Planes(None, source, phantoms.bleeding(source.images)).plane(axes, dn.KeyPlane(plane=1, reason=""))
+        shown.append(np.asarray(axes.images[0].get_array()))
+    padding = straight.images.padding[1]
+    assert padding.any() and np.ptp(shown[0][~padding]) > 0.5
+    np.testing.assert_allclose(shown[1][~padding], 1 - shown[0][~padding], atol=1e-6)
+    assert (shown[0][padding] == 0).all() and (shown[1][padding] == 0).all()
 
 
 def test_control_characters_and_unknown_scripts_are_boxes_not_failures(source, seen):
