@@ -31,9 +31,9 @@ def matrix(acs: Tensor, keep: float = 0.99, most: int = 10) -> Tensor:
     return vectors[:, : min(count, most, acs.shape[0])].mH.contiguous()
 
 
-def alone(acs: Tensor | None, most: int) -> bool:
-    """Whether coils that are too many, more than ``most``, are so alike that one virtual coil keeps what they see."""
-    return acs is not None and len(acs) > most and len(matrix(acs, most=most)) == 1
+def count(coils: int, acs: Tensor | None, most: int) -> int:
+    """How many coils are left of ``coils``: of more than ``most``, the virtual ones that keep what ``acs`` (3-D) sees."""
+    return coils if coils <= most or acs is None or acs.ndim == 4 else len(matrix(acs, most=most))
 
 
 def apply(matrix: Tensor, data: Tensor, dim: int = -3) -> Tensor:

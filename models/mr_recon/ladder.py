@@ -279,7 +279,7 @@ class Ladder:
             acceleration=problem.sampling.acceleration,
             pattern=problem.sampling.pattern,
             calibration=0 if problem.calibration is None else problem.calibration.shape[-2],
-            coils=1 if compress.alone(problem.calibration, VIRTUAL) else min(problem.data.shape[1], VIRTUAL),
+            coils=compress.count(problem.data.shape[1], problem.calibration, VIRTUAL),
             rows=problem.data.shape[-2],
             columns=problem.data.shape[-1],
             partial_fourier=not bool(problem.region.all()),

@@ -251,14 +251,15 @@ def test_an_unknown_method_is_refused_with_the_ones_there_are() -> None:
         pipeline(method="magic")
 
 
-def alike(readouts):
-    """All channels but the first are nearly the first: coils that tell no place from another."""
+def alike(readouts, different=1):
+    """All channels but some are nearly one of these: of many coils, so many tell places apart."""
     for readout in readouts:
         if readout.has(Flag.IS_NOISE_MEASUREMENT):
             yield readout
             continue
         data = readout.data.copy()
-        data[1:] = 0.05 * data[1:] + 0.95 * data[:1]
+        for channel in range(different, len(data)):
+            data[channel] = 0.05 * data[channel] + 0.95 * data[channel % different]
         yield replace(readout, data=data)
 
 
@@ -279,6 +280,17 @@ def test_many_coils_of_which_one_virtual_coil_is_left_count_as_one() -> None:
     result = run(scan, network, readouts=alike(scan.readouts()))
     assert network.calls == 0
     assert "learned: 1 coils cannot tell 2 folded images apart" in result.reconstructions[0].description
+
+
+def test_a_network_is_judged_by_the_virtual_coils_that_it_is_given() -> None:
+    """Twelve coils that are compressed to two unfold no three images, though twelve, or the ten at most, would."""
+    network = Network()
+    scan = Scan(matrix=(64, 64), coils=12, noise=0.02, noise_lines=8, acceleration=3, acs=20)
+    result = run(scan, network, readouts=alike(scan.readouts(), different=2))
+    assert network.calls == 0
+    assert "learned: 2 coils cannot tell 3 folded images apart" in result.reconstructions[0].description
+    run(scan, network)
+    assert network.calls == 1, "twelve that differ do"
 
 
 def test_good_coils_amplify_noise_little() -> None:
