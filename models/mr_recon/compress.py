@@ -32,7 +32,7 @@ def matrix(acs: Tensor, keep: float = 0.99, most: int = 10) -> Tensor:
 
 
 def count(coils: int, acs: Tensor | None, most: int) -> int:
-    """How many coils are left of ``coils``: of more than ``most``, the virtual ones that keep what ``acs`` (3-D) sees."""
+    """How many coils are left of ``coils``: of more than ``most`` those that keep what ``acs`` (coil, ky, kx) sees."""
     return coils if coils <= most or acs is None or acs.ndim == 4 else len(matrix(acs, most=most))
 
 
