@@ -100,8 +100,11 @@ def _again(database: Database, series_uid: str) -> int:
 
 def _discard(config: Config, series_uid: str) -> int:
     with open_store(config).write() as connection:
-        gone = decisions.discard(connection, config.node.data / "spool", series_uid, datetime.now(UTC))
+        gone = decisions.discard(connection, config.node.data / "spool", series_uid, config.notify, datetime.now(UTC))
     out.print(f"{gone.images} images of series {series_uid} are gone; it can be sent anew")
+    if gone.results:
+        numbers = ", ".join(map(str, gone.results))
+        out.print(f"results on it are set aside, and what was told of them is taken back: jobs {numbers}")
     if gone.settled:
         out.print(
             "its study carries one patient identity now: what was withheld of it is decided again, series "

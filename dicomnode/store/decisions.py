@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
+from dicomnode.config import Hook
 from dicomnode.domain import JobState, SeriesState
 from dicomnode.errors import StoreError
-from dicomnode.store import instances, jobs, schema, series
+from dicomnode.store import deliveries, instances, jobs, schema, series
 from dicomnode.store.events import note
 from dicomnode.store.jobs import Job
+from dicomnode.store.notifications import announce
 from dicomnode.store.series import Series
+from dicomnode.store.takeback import take_back
 
 #: A series in one of these was decided.
 _DECIDED: Final = (SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED)
 #: A job in one of these reads, or is going to read, the images of its series.
 _READING: Final = (JobState.QUEUED, JobState.RUNNING)
+#: A job in one of these has made something.
+_MADE: Final = (JobState.STORED, JobState.HELD, JobState.CLOSED, JobState.SUPERSEDED)
+#: In the message that takes something back, and in the job's record.
+_REASON: Final = "The images that this was found on were discarded by an operator."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,8 @@ class Discarded:
     """What became of a series whose images an operator does not want."""
 
     images: int
+    #: Jobs whose results were set aside with it.
+    results: Sequence[int]
     #: Series of its study that are decided again, because it carries one patient identity now.
     settled: Sequence[str]
 
@@ -51,11 +60,12 @@ def decide_again(connection: Connection, series_uid: str, at: datetime) -> None:
     _reopen(connection, one, at, "decided again, by an operator")
 
 
-def discard(connection: Connection, spool: Path, series_uid: str, at: datetime) -> Discarded:
-    """Delete the received images of a series.
+def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping[str, Hook], at: datetime) -> Discarded:
+    """Delete the received images of a series, and set the results on them aside.
 
-    Where its study carries one patient identity now, and carried several before, the other series of the study are
-    decided again: what had been withheld of them is computed.
+    What was told of such a result is taken back, and what other results of the study say is told again. Where the study
+    carries one patient identity now, and carried several before, its other series are decided again: what had been
+    withheld of them is computed.
 
     Raises
     ------
@@ -67,8 +77,9 @@ def discard(connection: Connection, spool: Path, series_uid: str, at: datetime) 
         raise StoreError(f"series {series_uid} is {one.state}: it can be discarded once it is decided")
     held = instances.of_series(connection, series_uid)
     uids = {item.sop_instance_uid for item in held}
-    for job in _jobs(connection, one):
-        if job.state in _READING and uids & set(job.inputs):
+    on_it = [job for job in _of_study(connection, one.study_uid) if uids & set(job.inputs)]
+    for job in on_it:
+        if job.state in _READING:
             raise StoreError(
                 f"series {series_uid} is the input of job {job.id}, which is {job.state}: let that end, or stop it "
                 f"with `dicomnode jobs cancel {job.id}`, then discard the series"
@@ -81,8 +92,42 @@ def discard(connection: Connection, spool: Path, series_uid: str, at: datetime) 
     connection.execute(update(table).where(table.c.series_uid == series_uid).values(instances=0))
     text = f"{len(held)} images discarded, by an operator"
     note(connection, at, "series_discarded", text, series_uid=series_uid)
-    settled = conflict and instances.patients_of_study(connection, one.study_uid) <= 1
-    return Discarded(images=len(held), settled=_settled(connection, one, at) if settled else ())
+    made = [job.id for job in on_it if _set_aside(connection, job, at)]
+    if made:
+        take_back(connection, one.study_uid, at, _REASON)
+    settled: list[str] = []
+    if instances.patients_of_study(connection, one.study_uid) <= 1:
+        _tell_again(connection, one.study_uid, hooks, at)
+        settled = _settled(connection, one, at) if conflict else []
+    return Discarded(images=len(held), results=made, settled=settled)
+
+
+def _set_aside(connection: Connection, job: Job, at: datetime) -> bool:
+    """Send no more of what a job made, and let its findings say nothing. Return whether it had made anything."""
+    if job.state not in _MADE:
+        return False
+    if job.state is not JobState.SUPERSEDED:
+        jobs.move(connection, job, JobState.SUPERSEDED, finished_at=at.timestamp())
+    unsent = deliveries.cancel_unsent(connection, job.id, at)
+    # Held and never let go: else it would speak for its series until a newer result does (`notifications`).
+    held = {"hold": f"{_REASON} What it found says nothing any more.", "released_at": None}
+    connection.execute(update(schema.job).where(schema.job.c.id == job.id).values(**held))
+    text = f"its images were discarded; {unsent} unsent objects withheld"
+    note(connection, at, "job_superseded", text, series_uid=job.series_uid, job_id=job.id)
+    return True
+
+
+def _tell_again(connection: Connection, study_uid: str, hooks: Mapping[str, Hook], at: datetime) -> None:
+    """Announce what results say whose images are all there; nothing is said twice."""
+    every = _of_study(connection, study_uid)
+    there = {
+        item.sop_instance_uid
+        for one in series.of_study(connection, study_uid)
+        for item in instances.of_series(connection, one.series_uid)
+    }
+    for job in every:
+        if job.state in (JobState.STORED, JobState.CLOSED) and set(job.inputs) <= there:
+            announce(connection, job, job.findings, hooks, at)
 
 
 def _known(connection: Connection, series_uid: str) -> Series:
@@ -92,9 +137,11 @@ def _known(connection: Connection, series_uid: str) -> Series:
     return one
 
 
-def _jobs(connection: Connection, one: Series) -> list[Job]:
-    """Of the series, and of its study: those are filed under the study's UID."""
-    return [*jobs.of_series(connection, one.series_uid), *jobs.of_series(connection, one.study_uid)]
+def _of_study(connection: Connection, study_uid: str) -> list[Job]:
+    """Every job of a study, and of its series, oldest first."""
+    table = schema.job
+    query = select(table).where(table.c.study_uid == study_uid).order_by(table.c.id)
+    return [jobs.row_to_job(row) for row in connection.execute(query)]
 
 
 def _settled(connection: Connection, discarded: Series, at: datetime) -> list[str]:

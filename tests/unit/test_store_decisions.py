@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,13 +17,15 @@ from dicomnode.cli import main
 from dicomnode.config import Config
 from dicomnode.domain import DeliveryState, JobState, Output, SeriesState
 from dicomnode.errors import StoreError
-from dicomnode.store import decisions, instances, jobs, revisions, schema, series
+from dicomnode.store import decisions, instances, jobs, notifications, revisions, schema, series
+from tests.peers.found import ABSENT
 from tests.unit.test_assemble import CT_RULE, ONE, TWO, Site
 from tests.unit.test_assemble_study import SLICES, end, uids, wait
 from tests.unit.test_assemble_study import site as site
+from tests.unit.test_store_notifications import BLEED, HOOKS, tell
 
 
-def delivered(node: Site, state: JobState = JobState.CLOSED) -> jobs.Job:
+def delivered(node: Site, findings: Sequence[dict[str, Any]] = ()) -> jobs.Job:
     """The newest job with an object that its destination has."""
     job = max(node.jobs(), key=lambda one: one.id)
     table = schema.job
@@ -34,13 +37,14 @@ def delivered(node: Site, state: JobState = JobState.CLOSED) -> jobs.Job:
             role="image", index=0, sop_class_uid="1", sop_instance_uid=f"2.25.{job.id}", study_uid=job.study_uid,
             series_uid=f"2.25.9{job.id}", path=Path(str(job.id), "a", "0.dcm"), size=1, sha256="",
         )  # fmt: skip
-        assert jobs.finish(connection, running, [one], node.clock(), quality={}, notes=[])
+        assert jobs.finish(connection, running, [one], node.clock(), quality={}, notes=[], findings=findings)
+        notifications.announce(connection, running, findings, HOOKS.notify, node.clock())
         connection.execute(
             update(schema.delivery)
             .where(schema.delivery.c.job_id == job.id)
             .values(state=DeliveryState.DELIVERED.value)
         )
-        connection.execute(update(table).where(table.c.id == job.id).values(state=state.value))
+        connection.execute(update(table).where(table.c.id == job.id).values(state=JobState.CLOSED.value))
         found = jobs.get(connection, job.id)
     assert found is not None
     return found
@@ -53,7 +57,7 @@ def again(node: Site, group: Sequence[Dataset]) -> None:
 
 def discard(node: Site, group: Sequence[Dataset]) -> decisions.Discarded:
     with node.database.write() as connection:
-        return decisions.discard(connection, node.spool, str(group[0].SeriesInstanceUID), node.clock())
+        return decisions.discard(connection, node.spool, str(group[0].SeriesInstanceUID), HOOKS.notify, node.clock())
 
 
 def changed(node: Site, **rule: object) -> None:
@@ -169,7 +173,7 @@ def test_a_routed_series_is_discarded_and_replaced_once_it_comes_anew(site: Call
     node.send(ONE)
     node.settle()
     before = delivered(node)
-    assert discard(node, ONE) == decisions.Discarded(images=len(ONE), settled=())
+    assert discard(node, ONE) == decisions.Discarded(images=len(ONE), results=[before.id], settled=[])
     assert not list(node.spool.iterdir()) and node.get(ONE).instances == 0
     node.patient = "corrected"
     node.send(ONE)
@@ -260,3 +264,57 @@ def test_an_operator_says_it_on_the_command_line(
     assert "4 images" in shown and f"decided again, series {TWO[0].SeriesInstanceUID}" in shown
     assert main([*words, "--again"]) == 3
     assert "send it again" in capsys.readouterr().err
+
+
+def told(node: Site) -> list[tuple[str, int]]:
+    """Send what is due: which kinds of message, with how many findings."""
+    return [(one.kind.value, len(one.content["findings"])) for one in tell(node.database, node.clock)]
+
+
+def test_what_was_found_on_discarded_images_is_taken_back_and_never_said_of_the_other_patient(
+    site: Callable[..., Site],
+) -> None:
+    """The first series carried the wrong name: nothing of it may be told when the other one has a result."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    assert told(node) == [("positive", 2)]
+    node.patient = "q"
+    node.send(TWO)
+    node.settle()
+    assert told(node) == [("retraction", 0)]
+    assert discard(node, ONE).settled == [str(TWO[0].SeriesInstanceUID)]
+    node.settle()
+    delivered(node, [ABSENT])
+    assert told(node) == []
+
+
+def test_what_stands_after_a_conflict_is_told_again(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    node.patient = "q"
+    node.send(TWO)
+    assert told(node) == [("positive", 2)]
+    node.settle()
+    assert told(node) == [("retraction", 0)]
+    discard(node, TWO)
+    assert told(node) == [("correction", 2)]
+    node.settle()
+    assert told(node) == []
+
+
+def test_discarding_one_series_takes_back_nothing_that_another_one_shows_too(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    for group in (ONE, TWO):
+        node.send(group)
+        node.settle()
+        delivered(node, BLEED)
+    assert told(node) == [("positive", 2)]
+    discard(node, ONE)
+    assert told(node) == []
+    discard(node, TWO)
+    (last,) = tell(node.database, node.clock)
+    assert last.kind is notifications.Kind.RETRACTION and "discarded" in last.content["reason"]
