@@ -32,7 +32,11 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="route a decided series by the rules and weights as they are now; a new result replaces the old one",
     )
-    move.add_argument("--discard", action="store_true", help="delete its received images, so that it can be sent anew")
+    move.add_argument(
+        "--discard",
+        action="store_true",
+        help="delete its received images and set results on them aside, so that it can be sent anew",
+    )
     add_config(sub)
 
 
