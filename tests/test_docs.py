@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
-import sys
 
 from dicomnode import cli
 from tests.conftest import REPOSITORY
@@ -40,18 +40,19 @@ def _all_sources() -> str:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    root = cli.parser()
-    commands = next(a for a in root._actions if a.choices and "serve" in a.choices).choices
-    assert commands is not None
-    for name in commands:
-        shown = subprocess.run(
-            [sys.executable, "-m", "dicomnode", name, "--help"],
-            capture_output=True,
-            text=True,
-            cwd=REPOSITORY,
-            check=True,
-        ).stdout
-        assert f"dicomnode {name}" in shown.partition("examples:")[2], f"{name} shows no example"
+    found = _commands(cli.parser())
+    assert set(found) == set(cli.COMMANDS)
+    for name, sub in found.items():
+        assert f"dicomnode {name}" in sub.format_help().partition("examples:")[2], f"{name} shows no example"
+
+
+def test_a_command_is_found_where_it_is_looked_for() -> None:
+    for name in cli.COMMANDS:
+        assert name in _commands(cli.parser(name)), f"{name} is not added by the module that COMMANDS names"
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return dict(next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices)
 
 
 def test_the_readme_names_every_command_and_file_it_points_at() -> None:

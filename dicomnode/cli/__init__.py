@@ -5,29 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode import __version__
-from dicomnode.cli import (
-    check,
-    convert,
-    demo,
-    jobs,
-    mrd_send,
-    peers,
-    quarantine,
-    raw,
-    route,
-    run,
-    series,
-    serve,
-    wrap,
-)
 from dicomnode.errors import NodeError
 
 __all__ = ["main", "parser"]
+
+#: Which module here adds a command. Only that one is loaded, for some pay for much (highdicom, ismrmrd): a person who
+#: asks for the list of jobs, and the node itself, should not.
+COMMANDS: Final = {
+    "serve": "serve", "check": "check", "route": "route", "run": "run", "series": "series", "jobs": "jobs",
+    "quarantine": "quarantine", "send": "peers", "echo": "peers", "wrap": "wrap", "mrd-convert": "convert",
+    "mrd-send": "mrd_send", "raw": "raw", "demo": "demo",
+}  # fmt: skip
 
 _EXIT_CODES = """
 exit codes:
@@ -38,8 +33,8 @@ exit codes:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the whole command line."""
+def parser(command: str = "") -> argparse.ArgumentParser:
+    """Build the command line: of one command, or the whole where ``command`` is none of them."""
     root = argparse.ArgumentParser(
         prog="dicomnode",
         description="A DICOM node between scanners and PACS: series in, AI results out. For research use.",
@@ -49,14 +44,15 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"dicomnode {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (serve, check, route, run, series, jobs, quarantine, peers, wrap, convert, mrd_send, raw, demo):
-        module.add(commands)
+    for module in [COMMANDS[command]] if command in COMMANDS else dict.fromkeys(COMMANDS.values()):
+        import_module(f"dicomnode.cli.{module}").add(commands)
     return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of the ``dicomnode`` command."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(words[0] if words else "").parse_args(words)
     try:
         code: int = arguments.action(arguments)
     except NodeError as error:
