@@ -76,7 +76,7 @@ SHIPPED: Final = (
 
 
 class CardiacCine(dn.Pipeline[dn.CineSeries]):
-    algorithm = dn.Algorithm(name="cardiac-cine", version="0.2.0", weights="models/cardiac")
+    algorithm = dn.Algorithm(name="cardiac-cine", version="0.3.0", weights="models/cardiac")
 
     @dataclass(frozen=True)
     class Options:

@@ -99,7 +99,7 @@ def velocity(seed: int, phases: int = 10) -> Images:
     speed = 6.0 * np.gradient(times)
 
     def draw(one: Painted, plane: Plane, p: int, _scene: Scene) -> Field:
-        air = one.image < 0.1
+        air = np.abs(one.image) < 0.1  # fat may be negative
         moved = (80.0 * (one.rv + one.lv) + 10.0 * one.myo) * speed[p]
         fuzz = noise.normal(0.0, 2.0, air.shape) + air * noise.uniform(-150.0, 150.0, air.shape)
         return np.asarray(np.clip(moved + fuzz, -150.0, 150.0), np.float32)

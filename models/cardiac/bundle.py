@@ -22,7 +22,7 @@ CLOSER: Final = 1.2
 #: What every manifest of this model says beside the figures.
 STATEMENT: Final[dict[str, Any]] = {
     "name": "cardiac-cine",
-    "version": "0.2.0",
+    "version": "0.3.0",
     "licence": "Apache-2.0",
     "intended_use": "research use only; not a medical device; not for diagnosis of patients",
     "input": {

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.cardiac import acquire, display, losses
+from models.cardiac.scene import smooth
 
 #: Spread of the crop's middle around the heart [mm], of turns [degrees], and the range of zooms.
 JITTER_MM: Final = 8.0
 TURN: Final = 25.0
 ZOOM: Final = (0.85, 1.2)
+#: Spread of the logarithm of a further coil shading, as simulated scanners have it (``acquire.draw_scanner``).
+SHADING: Final = 0.35
 #: Share by which the middle of the heart is blown up or shrunk against its surroundings, and how far that reaches [mm]:
 #: walls and cavities then differ by more than few patients do.
 SWELL: Final = 0.2
@@ -134,7 +137,9 @@ def warped(example: Example, pixels: int, pixel_mm: float, rng: np.random.Genera
         acquire.plane_of(pose, (pixels, pixels), pixel_mm), rng.uniform(-SWELL, SWELL), rng.uniform(*REACH_MM)
     )
     cut = _cut(example, plane, shift, pixel_mm * rng.uniform(0.7, 1.2))
-    image = cut[0].numpy() + rng.normal(0.0, rng.uniform(0, 0.02) * float(cut[0].max()), cut[0].shape)
+    shading = smooth(rng.normal(0.0, rng.uniform(0.0, SHADING), (5, 5)), (pixels, pixels))
+    image = cut[0].numpy() * np.exp(shading)
+    image = image + rng.normal(0.0, rng.uniform(0, 0.02) * float(cut[0].max()), cut[0].shape)
     image = display.normalise(np.maximum(image, 0.0).astype(np.float32)) / display.TOP
     gamma = rng.uniform(0.7, 1.4)
     return torch.from_numpy(image**gamma * display.TOP), codes_of(cut[1:], example.known)

@@ -25,6 +25,9 @@ LEAST_CONTRAST: Final = 0.12
 FAILING: Final = ("dilated", "infarct")
 RIM_MM: Final = (4.5, 6.5)
 SLACK: Final = 1.5
+#: Share of scans in which fat is opposed to water, as in bSSFP with TE near TR/2 (Hargreaves 2003, MRM 50:210). Its
+#: signal is negative until ``acquire.expose`` takes the magnitude: pixels that hold both are dark and line the wall.
+OPPOSED: Final = 0.6
 #: Distance of the planes whose mean makes one thick slice, over the slice thickness.
 SUBSLICES: Final = (-1 / 3, 0.0, 1 / 3)
 
@@ -136,7 +139,7 @@ def draw_scene(rng: np.random.Generator, pathology: str | None = None) -> Scene:
     smooth = np.cos(np.arange(STEPS) * 2 * np.pi / STEPS * rng.integers(1, 4) + rng.uniform(0, 6))
     over_rv = np.cos(np.arange(STEPS) * 2 * np.pi / STEPS - heart.septum)
     papillaries = _papillaries(rng, heart)
-    return Scene(
+    scene = Scene(
         heart=heart,
         tissue=tissue,
         rim_mm=rng.uniform(0.0, RIM_MM[heart.pathology in FAILING]),
@@ -154,6 +157,9 @@ def draw_scene(rng: np.random.Generator, pathology: str | None = None) -> Scene:
         texture=rng.normal(0.0, 1.0, (3, 14, 14)),
         texture_gain=rng.uniform(0.3, 1.6),
     )
+    if rng.random() < OPPOSED:
+        tissue["fat"] = -tissue["fat"]
+    return scene
 
 
 def _papillaries(rng: np.random.Generator, heart: Heart) -> tuple[tuple[float, float, float, float, float, float], ...]:

@@ -19,8 +19,8 @@ from models.cardiac.heart import CAP
 from models.cardiac.scene import SUBSLICES, Painted, Scene, draw_scene, paint
 
 #: Counts what changes the hearts that a seed draws. 2: thinner walls at apex and base, larger and slack papillary
-#: muscles, thicker trabeculae, more outflow tracts.
-VERSION: Final = 2
+#: muscles, thicker trabeculae, more outflow tracts. 3: thinner walls where nothing loads them, fat opposed to water.
+VERSION: Final = 3
 #: Labels, in the order of ACDC.
 BACKGROUND, RV, MYO, LV = range(4)
 #: Slice positions.

@@ -51,13 +51,21 @@ class Member:
     start: str = ""
 
 
-#: The members differ on purpose in what they see (ml-mr 2.1): context or detail.
+#: The members differ on purpose in what they see (ml-mr 2.1): context or detail. Each goes on from the one before, on a
+#: later version of the simulator; those of ``SHIPPED`` are the ensemble, the others are where these began.
 MEMBERS: Final = {
     "wide": Member(name="wide", pixels=96, pixel_mm=2.25, widths=(16, 32, 64, 96), steps=1500),
     "fine": Member(
         name="fine", pixels=96, pixel_mm=1.6, widths=(16, 32, 64, 96), steps=250, rate=1e-3, seed=1, start="wide"
     ),
+    "middle": Member(
+        name="middle", pixels=96, pixel_mm=1.8, widths=(16, 32, 64, 96), steps=500, rate=1.5e-3, seed=2, start="fine"
+    ),
+    "near": Member(
+        name="near", pixels=96, pixel_mm=1.6, widths=(16, 32, 64, 96), steps=1000, rate=1.5e-3, seed=3, start="middle"
+    ),
 }
+SHIPPED: Final = ("middle", "near")
 #: Steps between two validations, and between two checkpoints; simulated slices of a validation.
 VALIDATE_EVERY: Final = 250
 CHECKPOINT_EVERY: Final = 50

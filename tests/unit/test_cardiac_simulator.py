@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from models.cardiac import acquire, display, simulate
 from models.cardiac.heart import MIX, draw_heart
-from models.cardiac.scene import draw_scene, paint
+from models.cardiac.scene import OPPOSED, draw_scene, paint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cardiac_simulator.json"
 SEEDS = [(kind, seed) for kind in MIX for seed in range(6)]
@@ -44,6 +45,24 @@ def test_wall_keeps_its_volume_while_the_heart_contracts() -> None:
         heart = draw_heart(np.random.default_rng(5), kind)
         assert heart.myocardium_volume_ml(1.0) == pytest.approx(heart.myocardium_volume_ml(0.0), rel=0.001)
         assert heart.lv_volume_ml(1.0) < heart.lv_volume_ml(0.0)
+
+
+def test_walls_without_load_are_as_thick_as_those_that_were_measured() -> None:
+    hearts = [draw_heart(np.random.default_rng([k, 13]), "normal") for k in range(200)]
+    walls = [float((one.epicardium(0.5, 0.0) - one.endocardium(0.5, 0.0)).mean()) for one in hearts]
+    assert 5.3 <= np.mean(walls) <= 6.5, "women 5.3 mm, men 6.3 mm (Kawel 2012)"
+    assert 0.9 <= np.std(walls) <= 1.5, "0.9 and 1.1 mm within each sex"
+
+
+def test_fat_opposed_to_water_leaves_a_dark_line_where_they_meet() -> None:
+    scenes = [draw_scene(np.random.default_rng([k, 17])) for k in range(60)]
+    assert np.mean([one.tissue["fat"] < 0.0 for one in scenes]) == pytest.approx(OPPOSED, abs=0.15)
+    scanner = replace(acquire.draw_scanner(np.random.default_rng(0)), shading=np.zeros((5, 5)), band=(0.0, 0.0, 0.0))
+    scanner = replace(scanner, blur=0.3, sampled=(1.0, 1.0), ghost=0.0, noise=1e-4, gamma=1.0)
+    image = np.full((32, 32), 0.3, np.float32)
+    image[:, 16], image[:, 17:] = 0.75 * 0.3 - 0.25 * 0.9, -0.9
+    seen = acquire.expose(image, scanner, 1.5, np.random.default_rng(1))[16]
+    assert seen[16] < 0.1 < seen[10] < seen[22], "muscle, the line, fat"
 
 
 def test_seeds_still_draw_the_hearts_they_drew() -> None:

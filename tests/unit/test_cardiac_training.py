@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,21 @@ import pytest
 import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from models.cardiac import acquire, cases, evaluate, losses, scd, segment, study, train, tune, wrong
+from models.cardiac import (
+    acquire,
+    bundle,
+    cases,
+    evaluate,
+    losses,
+    pack,
+    scd,
+    segment,
+    simulate,
+    study,
+    train,
+    tune,
+    wrong,
+)
 from models.cardiac.bundle import View
 from models.cardiac.cases import Known
 from models.cardiac.cycle import UnsuitableStackError
@@ -61,6 +77,27 @@ def test_a_member_may_start_from_another_ones_weights(tmp_path: Path) -> None:
         torch.load(tmp_path / name / "simulation.pt", weights_only=True)["average"] for name in ("tiny", "later")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_package_logs_the_first_stages_that_its_members_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(train.MEMBERS, "tiny", TINY)
+    monkeypatch.setitem(train.MEMBERS, "later", replace(TINY, name="later", start="tiny"))
+    for name in ("tiny", "later"):
+        trainer = train.Trainer(train.MEMBERS[name], tmp_path / name / "simulation.pt", torch.device("cpu"))
+        trainer.keep()
+        torch.save(trainer.average.state_dict(), tmp_path / name / "tuned-none.pt")
+        shutil.copy(tmp_path / name / "simulation.pt", tmp_path / name / "tuned-none.checkpoint")
+    arguments = ["pack", "--work", str(tmp_path), "--members", "later", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", arguments)
+    pack.main()
+    log = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert list(log) == ["later", "tiny"], "what is packed, then what it began with"
+    assert log["later"]["simulator"] == {"simulation": simulate.VERSION, "tuning": simulate.VERSION}
+    assert "tuning_seconds" not in log["tiny"]
+    _, views = bundle.load(tmp_path / "out", torch.device("cpu"))
+    assert [one.pixel_mm for one in views] == [6.0, 5.0], "the one that is packed, as it was trained and closer"
 
 
 def test_overlap_is_of_the_whole_ventricle_and_its_cavity() -> None:
