@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dicomnode import pipeline as dn
 from models import ct_denoise
-from pipelines import blocks, ct_quality
+from pipelines import blocks, ct_adjacent, ct_quality
 
 #: Names of strengths: the share of the predicted noise that is taken away. "default" depends on the series.
 STRENGTHS: Final = {"low": 0.4, "default": 0.6, "high": 0.8}
@@ -37,8 +37,8 @@ Slices = NDArray[np.float32]
 
 
 class CTDenoising(dn.Pipeline[dn.ImageSeries]):
-    algorithm = dn.Algorithm(name="ct-denoising", version="1.1.0", weights="models/ct_denoise")
-    accepts_incomplete = True  # every slice is worked on by itself
+    algorithm = dn.Algorithm(name="ct-denoising", version="1.2.0", weights="models/ct_denoise")
+    accepts_incomplete = True  # a slice beside a gap is worked on by itself
 
     @dataclass(frozen=True)
     class Options:
@@ -71,7 +71,8 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
         strength, notes = self.strength_for(series)
         image = np.where(series.padding, np.float32(AIR_HU), series.array)
         refuse_noisier_than_training(image)
-        output = self.denoise(image, strength)
+        spacing = ct_adjacent.spacings(series)
+        output = self.denoise(image, strength, spacing)
         output[series.padding] = series.array[series.padding]
         if not bool(np.isfinite(output).all()):
             raise ArithmeticError("the network gave values that are not finite")
@@ -86,7 +87,8 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
                     code=dn.Code("113087", "DCM", "Smoothing"),
                 ),
             ),
-            quality={"strength": strength} | measure(image, output, series.padding),
+            quality={"strength": strength, "slices_with_neighbours": float(np.isfinite(spacing).sum())}
+            | measure(image, output, series.padding),
             notes=(*notes, *warnings(series)),
         )
         return ct_quality.with_summary(result, series) if self.options.summary else result
@@ -107,22 +109,27 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
             return HEAD_STRENGTH, ("strength of a head",)
         return STRENGTHS["default"], ()
 
-    def denoise(self, image: Slices, strength: float) -> Slices:
-        """``image`` less ``strength`` times its predicted noise; both (slice, row, column) [HU]."""
+    def denoise(self, image: Slices, strength: float, spacing: NDArray[np.float32]) -> Slices:
+        """``image`` less ``strength`` times its predicted noise; both (slice, row, column) [HU].
+
+        ``spacing``: distance of each slice's neighbours [mm], NaN where they are not to be used (`ct_adjacent`).
+        """
         output = np.empty_like(image)
-        begin, batch = 0, BATCH.get(self.device.type, 1)
-        while begin < len(image):
+        stream = ct_denoise.Stream(self.net, strength, torch.from_numpy(spacing))
+        batch = BATCH.get(self.device.type, 1)
+        while stream.given < len(image):
+            done = stream.done
+            part = torch.from_numpy(image[stream.given : stream.given + batch]).to(self.device)[:, None]
             try:
-                part = torch.from_numpy(image[begin : begin + batch]).to(self.device)[:, None]
                 with torch.inference_mode(), ct_denoise.precision(self.device):
-                    output[begin : begin + batch] = (part - self.net.noise(part, strength))[:, 0].cpu().numpy()
+                    noise = stream.feed(part)[:, 0].cpu().numpy()
             except torch.OutOfMemoryError:
                 if batch == 1:
                     raise
                 batch //= 2
                 continue
-            begin += batch
-            self.progress("denoising", min(1.0, begin / len(image)))
+            output[done : stream.done] = image[done : stream.done] - noise
+            self.progress("denoising", min(1.0, stream.done / len(image)))
         return output
 
 
@@ -158,4 +165,4 @@ def warnings(series: dn.ImageSeries) -> Iterator[str]:
     if float((series.array > 2500.0).mean()) > 1e-4:
         yield "metal or very dense material: not tested near it"
     if series.incomplete:
-        yield "the series is incomplete; its slices are denoised one by one"
+        yield "the series is incomplete; those beside a gap are denoised by themselves"

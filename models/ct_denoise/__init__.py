@@ -5,5 +5,6 @@ from __future__ import annotations
 from models.ct_denoise.bundle import WeightsMismatchError, load
 from models.ct_denoise.net import DenoiseUNet, precision
 from models.ct_denoise.noise import noise_level, noise_map
+from models.ct_denoise.stream import Stream
 
-__all__ = ["DenoiseUNet", "WeightsMismatchError", "load", "noise_level", "noise_map", "precision"]
+__all__ = ["DenoiseUNet", "Stream", "WeightsMismatchError", "load", "noise_level", "noise_map", "precision"]

@@ -79,6 +79,16 @@ def verdicts(found: dict[str, Any], default: float = 0.6) -> list[dict[str, Any]
         best = images.get((group, "BM3D, true spectrum"))
         for name in ("ours, strength 1", "ours, strength 1, told") if best else ():
             row(f"{name}: dB above BM3D, {group}", images[group, name]["psnr_db"] - best["psnr_db"], low)
+    beside = {(one["group"], one["method"]): one for one in found.get("adjacent_images", [])}
+    for group, alone, low in (
+        ("synthetic, 1 mm", "synthetic", 0.5),
+        ("real body + 20 HU, 2 mm", "real body + 20 HU", 0.4),
+    ):
+        best = images.get((alone, "BM3D, true spectrum"))
+        for name in ("with neighbours, strength 1", "with neighbours, strength 1, told"):
+            if best and (group, name) in beside:
+                gain = beside[group, name]["psnr_db"] - best["psnr_db"]
+                row(f"{name}: dB above BM3D of the slice alone, {group}", gain, low)
     head = images.get(("real head + 12 HU", "ours, strength 1"))
     if head:
         row("SSIM, real head", head["ssim"], 0.935)
@@ -87,6 +97,20 @@ def verdicts(found: dict[str, Any], default: float = 0.6) -> list[dict[str, Any]
         measured = figures(bench_rows[0])
         for bar in BARS:
             row(f"bench: {bar.name}", measured[bar.figure], bar.low, bar.high)
+    for one in found.get("adjacent_bench", []):
+        if one["strength"] == default and one["objects"] != "no neighbours":
+            measured = figures(one)
+            for bar in BARS:
+                row(f"bench with neighbours, {one['objects']}: {bar.name}", measured[bar.figure], bar.low, bar.high)
+    for objects in ("one slice", "through"):
+        kept = [one for one in found.get("adjacent_insertion", []) if one["objects"] == objects]
+        if kept:
+            every = [value for one in kept for key, value in one.items() if key.startswith("kept_")]
+            name = f"inserts kept in the test images' noise with neighbours, {objects}"
+            row(f"{name}, mean", sum(every) / len(every), 0.85)
+            row(f"{name}, least", min(every), 0.75)
+    for name, (_ratio, low, _high) in found.get("adjacent_observers", {}).items():
+        row(f"lower limit of the detectability ratio with neighbours, {name}", low, 0.95)
     kept = [one for one in found.get("insertion", []) if one["strength"] == default]
     if kept:
         every = [value for one in kept for key, value in one.items() if key.startswith("kept_")]
@@ -98,6 +122,7 @@ def verdicts(found: dict[str, Any], default: float = 0.6) -> list[dict[str, Any]
         for figure, high in (("probability", 0.05), ("volume", 0.05)):
             largest = max(abs(one[f"shift_of_{figure}"]) for one in found["hemorrhage"])
             row(f"largest shift of a hemorrhage's {figure} by denoising", largest, high=high)
-    if "speed" in found:
-        row("CPU seconds per 512 x 512 slice", found["speed"]["cpu_s_per_slice_512"], high=0.20)
+    names = {"cpu_s_per_slice_512": "", "cpu_s_per_slice_512_with_neighbours": " with neighbours"}
+    for key, seconds in found.get("speed", {}).items():
+        row(f"CPU seconds per 512 x 512 slice{names[key]}", seconds, high=0.20)
     return rows

@@ -18,8 +18,9 @@ from models.ct_denoise import metrics, projection, simulate
 from models.ct_denoise.noise import gaussian_blur
 from models.ct_denoise.projection import Kernel
 
-#: A denoiser of slices (slice, row, column) [HU].
-Denoiser = Callable[[Tensor], Tensor]
+#: A denoiser of slices (slice, row, column) [HU]; of a bench with a `Beside`, it is also given the planes beside each,
+#: (slice, 2, row, column).
+Denoiser = Callable[..., Tensor]
 
 SIZE: Final = 288
 PIXEL_MM: Final = 0.7
@@ -33,6 +34,8 @@ RING_MM: Final = 56.0
 INSERTS: Final = ((3.0, 14.0), (5.0, 7.0), (7.0, 5.0), (10.0, 3.0))
 #: Rows and columns in the middle of the disc, where noise is measured.
 CORE: Final = slice(SIZE // 2 - 40, SIZE // 2 + 40)
+#: The slices beside those of the bench: their seeds are this far from them.
+BESIDE: Final = (400_000, 800_000)
 #: Seeds of the bench, apart from training and from the other evaluations.
 SEED: Final = 3_000_000
 
@@ -63,6 +66,27 @@ class Bench:
         return cls(body=filtered[0], discs=filtered[1], inserts=filtered[2], noise=torch.stack(noise), kernel=kernel)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """The slices beside those of a bench: the same disc, noise of their own."""
+
+    #: (realisation, 2, row, column) [HU].
+    noise: Tensor
+    #: Share of the objects that they hold: 0 for objects that lie in one slice only, 1 for those that run through.
+    share: float = 0.0
+
+    @classmethod
+    def make(cls, sigma_hu: float, realisations: int, kernel: Kernel) -> Beside:
+        """Scan the slices beside those of `Bench.make`."""
+        body = (_disc((0.0, 0.0), BODY_MM) * 1040.0 - 1000.0)[None]
+        noise = [
+            simulate.insert_noise(body, PIXEL_MM, sigma_hu=sigma_hu, seed=SEED + far + index, kernel=kernel)[0]
+            for index in range(realisations)
+            for far in BESIDE
+        ]
+        return cls(noise=torch.stack(noise).unflatten(0, (realisations, 2)))
+
+
 def places(count: int) -> list[tuple[float, float]]:
     """Centres (y, x) [mm] of ``count`` objects on the ring."""
     angle = np.arange(count) * 2.0 * np.pi / count + 0.3
@@ -80,12 +104,28 @@ def _disc(place: tuple[float, float], radius_mm: float) -> Tensor:
     return ((radius_mm - distance) / PIXEL_MM + 0.5).clamp(0.0, 1.0)
 
 
-def run(bench: Bench, denoise: Denoiser) -> dict[str, float]:
-    """Noise, spectrum, transfer function, inserts kept, bias and false blobs of ``denoise`` against its input."""
+def applied(bench: Bench, denoise: Denoiser, objects: Tensor | float, beside: Beside | None = None) -> Tensor:
+    """What ``denoise`` makes of the bench's slices with ``objects`` (row, column) [HU] in them."""
+    images = bench.body + bench.noise + objects
+    if beside is None:
+        return denoise(images)
+    return denoise(images, bench.body + beside.noise + beside.share * objects)
+
+
+def disc(place: tuple[float, float], radius_mm: float, kernel: Kernel) -> Tensor:
+    """A disc of height 1 through ``kernel`` (row, column)."""
+    return projection.apply_kernel(_disc(place, radius_mm), kernel, PIXEL_MM)
+
+
+def run(bench: Bench, denoise: Denoiser, beside: Beside | None = None) -> dict[str, float]:
+    """Noise, spectrum, transfer function, inserts kept, bias and false blobs of ``denoise`` against its input.
+
+    ``beside``: ``denoise`` is given the slices beside too.
+    """
     plain_in = bench.body + bench.noise
-    plain = denoise(plain_in)
-    discs = (denoise(plain_in + bench.discs) - plain).mean(0)
-    inserts = (denoise(plain_in + bench.inserts) - plain).mean(0)
+    plain = applied(bench, denoise, 0.0, beside)
+    discs = (applied(bench, denoise, bench.discs, beside) - plain).mean(0)
+    inserts = (applied(bench, denoise, bench.inserts, beside) - plain).mean(0)
     found: dict[str, float] = {}
     left, given = _deviations(plain)[:, CORE, CORE], _deviations(bench.noise)[:, CORE, CORE]
     found["noise_in_hu"], found["noise_out_hu"] = noise_in(bench), float(left.std())
@@ -139,23 +179,40 @@ def false_blobs(noise: Tensor) -> float:
 
 
 def observer(
-    denoise: Denoiser, *, sigma_hu: float, repeats: int, diameter_mm: float, contrast_hu: float, kernel: Kernel
+    denoise: Denoiser,
+    *,
+    sigma_hu: float,
+    repeats: int,
+    diameter_mm: float,
+    contrast_hu: float,
+    kernel: Kernel,
+    share: float | None = None,
 ) -> dict[str, Sequence[float]]:
-    """d' of a disc in the centre after / before ``denoise``: ratio, lower and upper 95 % limit, CHO and NPW."""
+    """d' of a disc in the centre after / before ``denoise``: ratio, lower and upper 95 % limit, CHO and NPW.
+
+    ``share``: of the disc in the slices beside, where ``denoise`` is given any.
+    """
     body = projection.apply_kernel(_disc((0.0, 0.0), BODY_MM) * 1040.0 - 1000.0, kernel, PIXEL_MM)
     signal = projection.apply_kernel(contrast_hu * _disc((0.0, 0.0), diameter_mm / 2.0), kernel, PIXEL_MM)
     window = slice(SIZE // 2 - 32, SIZE // 2 + 32)
     parts: dict[str, list[Tensor]] = {"in+": [], "in-": [], "out+": [], "out-": []}
     for index in range(repeats):
-        noise = simulate.insert_noise(
-            body[None], PIXEL_MM, sigma_hu=sigma_hu, seed=SEED + 50_000 + index, kernel=kernel
-        )[0]
-        image = body + noise + (signal if index % 2 else 0.0)
+        noises = [
+            simulate.insert_noise(
+                body[None], PIXEL_MM, sigma_hu=sigma_hu, seed=SEED + 50_000 + far + index, kernel=kernel
+            )
+            for far in ((0,) if share is None else (0, *BESIDE))
+        ]
+        present = signal if index % 2 else torch.zeros(())
+        image = body + noises[0][0] + present
         cut = slice(SIZE // 2 - 80, SIZE // 2 + 80)
         inner = slice(80 - 32, 80 + 32)
         name = "+" if index % 2 else "-"
         parts["in" + name].append(image[window, window])
-        parts["out" + name].append(denoise(image[None, cut, cut])[0, inner, inner])
+        given = [image[None, cut, cut]]
+        if share is not None:
+            given.append((body + torch.cat(noises[1:]) + share * present)[None, :, cut, cut])
+        parts["out" + name].append(denoise(*given)[0, inner, inner])
     stacks = {key: torch.stack(value).double() for key, value in parts.items()}
     channels = metrics.laguerre_gauss(64, metrics.CHANNEL_WIDTH * diameter_mm / PIXEL_MM)
     channelled = {key: torch.einsum("nij,cij->nc", value, channels) for key, value in stacks.items()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from models.ct_denoise import simulate
+from models.ct_denoise.adjacent import Adjacent
 from models.ct_denoise.data import render
 from models.ct_denoise.projection import KERNELS, Kernel
 
@@ -42,6 +43,8 @@ class Case:
     sigma_hu: float
     #: Noise that ``clean`` holds already, part of ``sigma_hu``.
     own_hu: float = 0.0
+    #: What lies beside the slice, as noisy.
+    adjacent: Adjacent | None = None
 
     @property
     def body(self) -> Tensor:
@@ -77,6 +80,25 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, content.read()
 
 
+def stacks(count: int, spacing_mm: float, first: int = 5000) -> Iterator[Case]:
+    """The slices of `synthetic` with the slices ``spacing_mm`` before and after them, each with noise of its own.
+
+    ``first``: the slices of the tables begin at 5000; what is chosen by looking at figures is chosen on others.
+    """
+    for index in range(count):
+        seed = simulate.EVALUATION_SEED + first + index
+        kernel = KERNELS[("soft", "std", "sharp")[index % 3]]
+        clean, noise = render(simulate.simulate_slice(seed), kernel, 20.0)
+        beside = []
+        for side in (-1.0, 1.0):
+            plane, own = render(simulate.simulate_slice(seed, realisations=1, z_mm=side * spacing_mm), kernel, 20.0)
+            beside.append(_crop(plane + own[0]))
+        clean, noise = _crop(clean), _crop(noise)
+        given = Adjacent(planes=torch.stack(beside)[None], spacing_mm=torch.tensor([spacing_mm]))
+        group = f"synthetic, {spacing_mm:g} mm"
+        yield Case(group=group, clean=clean, noisy=clean + noise[0], noise=noise[1:], sigma_hu=20.0, adjacent=given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """A real series read for evaluation."""
@@ -87,6 +109,8 @@ class Series:
     pixel_mm: float
     #: True where the scanner padded.
     padding: Tensor
+    #: Position of each slice along the normal [mm].
+    positions_mm: Tensor
 
 
 def read_series(path: Path) -> Series:
@@ -107,7 +131,10 @@ def read_series(path: Path) -> Series:
         spacing = float(header.PixelSpacing[0])
     planes.sort(key=lambda plane: plane[0])
     array, pad = (np.stack([plane[part] for plane in planes]) for part in (1, 2))
-    return Series(array=torch.from_numpy(array), pixel_mm=spacing, padding=torch.from_numpy(pad))
+    positions = torch.tensor([plane[0] for plane in planes])
+    return Series(
+        array=torch.from_numpy(array), pixel_mm=spacing, padding=torch.from_numpy(pad), positions_mm=positions
+    )
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -119,25 +146,51 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def noisier(
-    series: Series, group: str, index: int, sigma_hu: float, own_hu: float, kernel: Kernel, extra: int = 4
+    series: Series,
+    group: str,
+    index: int,
+    sigma_hu: float,
+    own_hu: float,
+    kernel: Kernel,
+    extra: int = 4,
+    step: int = 0,
 ) -> Case:
-    """Slice ``index`` of a real series with noise inserted up to ``sigma_hu``; its own noise stays in the reference."""
+    """Slice ``index`` of a real series with noise inserted up to ``sigma_hu``; its own noise stays in the reference.
+
+    ``step``: with the slices so many before and after it, as noisy.
+    """
+
+    def inserted(at: int, seed: int) -> Tensor:
+        image = torch.where(series.padding[at], -1000.0, series.array[at])[None]
+        return simulate.insert_noise(
+            image, series.pixel_mm, sigma_hu=sigma_hu, own_sigma_hu=own_hu, kernel=kernel, seed=seed
+        )[0]
+
     image = torch.where(series.padding[index], -1000.0, series.array[index])
-    noise = torch.cat(
-        [
-            simulate.insert_noise(
-                image[None], series.pixel_mm, sigma_hu=sigma_hu, own_sigma_hu=own_hu, kernel=kernel, seed=9000 + k
-            )
-            for k in range(extra + 1)
-        ]
-    )
+    noise = torch.stack([inserted(index, 9000 + k) for k in range(extra + 1)])
     body = image > -300.0
     rows, columns = torch.nonzero(body, as_tuple=True)
     row, column = int(rows.median()), int(columns.median())
     row, column = (min(max(part, HALF), image.shape[0] - HALF) for part in (row, column))
     window = (slice(row - HALF, row + HALF), slice(column - HALF, column + HALF))
+    beside = None
+    if step:
+        planes = [
+            torch.where(series.padding[at], -1000.0, series.array[at])[window] + inserted(at, 9900 + at)[window]
+            for at in (index - step, index + step)
+        ]
+        spacing = (series.positions_mm[index + step] - series.positions_mm[index - step]) / 2.0
+        beside = Adjacent(planes=torch.stack(planes)[None], spacing_mm=spacing.float()[None])
     clean, noise = image[window], noise[(slice(None), *window)]
-    return Case(group=group, clean=clean, noisy=clean + noise[0], noise=noise[1:], sigma_hu=sigma_hu, own_hu=own_hu)
+    return Case(
+        group=group,
+        clean=clean,
+        noisy=clean + noise[0],
+        noise=noise[1:],
+        sigma_hu=sigma_hu,
+        own_hu=own_hu,
+        adjacent=beside,
+    )
 
 
 def real(folder: Path) -> Iterator[Case]:
@@ -151,6 +204,20 @@ def real(folder: Path) -> Iterator[Case]:
         series = read_series(body)
         for index in (4, 14):
             yield noisier(series, "real body + 20 HU", index, 20.0, 8.0, KERNELS["std"])
+
+
+def real_stacks(folder: Path) -> Iterator[Case]:
+    """Real slices with neighbours: the body of `real`, every slice (2 mm) and every other; a plastic head at 1 mm."""
+    body, head = find(folder, "ct-body-siemens"), find(folder, "std-brain-1mm-idose-ub")
+    if body is not None:
+        series = read_series(body)
+        for step, index in ((1, 4), (1, 14), (2, 4), (2, 14)):
+            group = f"real body + 20 HU, {2 * step} mm"
+            yield noisier(series, group, index, 20.0, 8.0, KERNELS["std"], step=step)
+    if head is not None:
+        series = read_series(head)
+        for index in (10, 25, 40):
+            yield noisier(series, "real phantom + 12 HU, 1 mm", index, 12.0, 3.0, KERNELS["std"], step=1)
 
 
 def low_contrast(folder: Path) -> Mapping[str, tuple[Tensor, Tensor]] | None:

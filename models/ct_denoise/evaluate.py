@@ -17,13 +17,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from models.ct_denoise import bars, baselines, bench, cases, effect, metrics
+from models.ct_denoise import bars, baselines, bench, cases, effect, evaluate_adjacent, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.bundle import load
 from models.ct_denoise.cases import Case
 from models.ct_denoise.net import PRESET_GAIN, DenoiseUNet, precision
 from models.ct_denoise.noise import gaussian_blur, noise_level
 from models.ct_denoise.projection import KERNELS
+from models.ct_denoise.stream import Stream
 
 #: Where a checkout of the evaluation data usually lies.
 DATA: Final = Path("../shared/data")
@@ -298,17 +299,22 @@ def removed(net: DenoiseUNet, count: int) -> Table:
 
 
 def speed(net: DenoiseUNet) -> dict[str, float]:
-    """CPU seconds of one 512 x 512 slice on one thread, median of five."""
+    """CPU seconds of one 512 x 512 slice on one thread, median of five: by itself, and in a series with neighbours."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    image, taken = 20.0 * torch.randn(1, 1, 512, 512), []
-    with torch.inference_mode(), precision(image.device):
-        for _ in range(6):
-            begun = time.process_time()
-            net.noise(image, DEFAULT)
-            taken.append(time.process_time() - begun)
+    image = 20.0 * torch.randn(1, 1, 512, 512)
+    spacing = torch.tensor([math.nan, *[1.0] * 8, math.nan])
+    found = {}
+    for name, given in (("cpu_s_per_slice_512", spacing * math.nan), ("cpu_s_per_slice_512_with_neighbours", spacing)):
+        stream, taken = Stream(net, DEFAULT, given), []
+        with torch.inference_mode(), precision(image.device):
+            for _ in range(8):
+                begun = time.process_time()
+                stream.feed(image)
+                taken.append(time.process_time() - begun)
+        found[name] = sorted(taken[3:])[2]
     torch.set_num_threads(threads)
-    return {"cpu_s_per_slice_512": sorted(taken[1:])[2]}
+    return found
 
 
 def show(title: str, rows: Table) -> None:
@@ -355,6 +361,7 @@ def main() -> None:
         "scans": lambda: scans(net, data),
         "removed": lambda: removed(net, arguments.cases),
         "speed": lambda: speed(net),
+        **evaluate_adjacent.steps(net, data, arguments.cases, arguments.realisations, arguments.repeats),
         "hemorrhage": lambda: effect.on_hemorrhage(net, data, arguments.cache, arguments.heads),
     }
     found = dict(earlier) if arguments.only else {}

@@ -2,6 +2,10 @@
 
 The random images look like no anatomy. They hold what a denoiser must not confuse with noise: edges of every contrast,
 blobs down to half a millimetre, lines, faint texture, at random size, place and HU.
+
+Each image is the plane z = 0 of an object with a third dimension: the same seed at another z is the same anatomy that
+far away. Fields change half as fast through the plane as in it; outlines grow, shrink and shift; blobs begin and end,
+so that the small ones lie in one plane only. What z = 0 looks like does not depend on any of that.
 """
 
 from __future__ import annotations
@@ -24,14 +28,29 @@ TISSUES: Final = (
 )
 #: Share of head slices among the clean images.
 HEAD_SHARE: Final = 0.3
+#: Standard deviation of the blur that makes a field of correlation length 1 (`Draw.field`): 4 / (sqrt(2) pi).
+FIELD_BLUR: Final = 4.0 / (math.sqrt(2.0) * math.pi)
+#: Fields change this much more slowly through the plane than in it, as bodies do along their axis: a real abdomen 2 mm
+#: away differs from itself by what isotropic fields do at 0.5 mm.
+ALONG: Final = 2.0
+#: Seed of what only planes other than z = 0 draw, apart from that of the image.
+THROUGH_SEED: Final = 11_000_000_000
+#: Spread of what the half axes of an outline gain [mm] and its centre shifts [mm] per millimetre through the plane.
+GROWTH: Final = 0.3
+SHIFT: Final = 0.3
+#: Share of the blobs that run through the planes as a vessel does, times as long as they are wide.
+VESSELS: Final = 0.3
+VESSEL_LENGTH: Final = 12.0
 
 
 class Draw:
     """Random numbers and random fields of one image, all from one seed."""
 
-    def __init__(self, seed: int, size: int, pixel_mm: float, device: torch.device) -> None:
-        self.size, self.pixel_mm, self.device = size, pixel_mm, device
+    def __init__(self, seed: int, size: int, pixel_mm: float, device: torch.device, z_mm: float = 0.0) -> None:
+        self.size, self.pixel_mm, self.device, self.z_mm = size, pixel_mm, device, z_mm
         self.generator = torch.Generator().manual_seed(seed)
+        #: What tells the planes apart; all but z = 0 draw the same numbers of it.
+        self.through = torch.Generator().manual_seed(seed + THROUGH_SEED)
         axis = (torch.arange(size, device=device) - (size - 1) / 2.0) * pixel_mm
         #: Position of each pixel from the centre [mm].
         self.y, self.x = torch.meshgrid(axis, axis, indexing="ij")
@@ -48,9 +67,25 @@ class Draw:
         """True with ``probability``."""
         return self.uniform(0.0, 1.0) < probability
 
+    def normal_through(self) -> float:
+        """A normal number that belongs to the third dimension."""
+        return float(torch.randn((), generator=self.through))
+
+    def uniform_through(self, low: float, high: float) -> float:
+        """A number between ``low`` and ``high`` that belongs to the third dimension."""
+        return low + (high - low) * float(torch.rand((), generator=self.through))
+
     def field(self, scale_mm: float) -> Tensor:
-        """Gaussian random field of unit variance, correlation length ``scale_mm``, periodic."""
-        white = torch.randn(self.size, self.size, generator=self.generator).to(self.device)
+        """Gaussian random field of unit variance, correlation length ``scale_mm``, periodic.
+
+        Its correlation over a distance r is exp(-r^2 / (2 blur)^2), through the plane `ALONG` times as far.
+        """
+        white = torch.randn(self.size, self.size, generator=self.generator)
+        if self.z_mm:
+            alike = math.exp(-((self.z_mm / (2.0 * FIELD_BLUR * ALONG * scale_mm)) ** 2))
+            other = torch.randn(self.size, self.size, generator=self.through)
+            white = alike * white + math.copysign(math.sqrt(1.0 - alike**2), self.z_mm) * other
+        white = white.to(self.device)
         fy = torch.fft.fftfreq(self.size, self.pixel_mm, device=self.device)
         fx = torch.fft.rfftfreq(self.size, self.pixel_mm, device=self.device)
         squared = fy[:, None] ** 2 + fx[None, :] ** 2
@@ -78,6 +113,9 @@ class Draw:
 
     def ellipse(self, x: float, y: float, a: float, b: float, angle: float, warp: Tensor | float = 0.0) -> Tensor:
         """Approximate depth [mm] inside an ellipse of half axes ``a`` and ``b``, its outline moved by ``warp`` [mm]."""
+        if self.z_mm:
+            a, b = (max(half + GROWTH * self.normal_through() * self.z_mm, 0.2 * half) for half in (a, b))
+            x, y = (centre + SHIFT * self.normal_through() * self.z_mm for centre in (x, y))
         c, s = math.cos(angle), math.sin(angle)
         u = ((self.x - x) * c + (self.y - y) * s) / a
         v = (-(self.x - x) * s + (self.y - y) * c) / b
@@ -90,6 +128,56 @@ def _mix(image: Tensor, weight: Tensor, value: Tensor | float) -> Tensor:
     return image + weight * (value - image)
 
 
+def _blob(
+    draw: Draw,
+    out: Tensor,
+    place: tuple[float, float],
+    radius: float,
+    shape: tuple[float, float],
+    height: float,
+    inside: Tensor,
+) -> None:
+    """Add an ellipse at ``place`` (x, y) [mm] of ``radius`` [mm] and ``shape`` (aspect, angle) to ``out`` in place."""
+    (cx, cy), (aspect, angle) = place, shape
+    half_fov = draw.size * draw.pixel_mm / 2.0
+    reach = int(2.0 * radius / draw.pixel_mm) + 3
+    column = max(int((cx + half_fov) / draw.pixel_mm), 0)
+    row = max(int((cy + half_fov) / draw.pixel_mm), 0)
+    window = (slice(max(row - reach, 0), row + reach), slice(max(column - reach, 0), column + reach))
+    c, s = math.cos(angle), math.sin(angle)
+    dx, dy = draw.x[window] - cx, draw.y[window] - cy
+    rho = torch.sqrt(((dx * c + dy * s) / aspect) ** 2 + (-dx * s + dy * c) ** 2)
+    out[window] += height * draw.edge(radius - rho) * inside[window]
+
+
+def _section(draw: Draw, radius: float) -> tuple[float, float, float]:
+    """What a blob of ``radius`` at z = 0 is in the plane of ``draw``: its radius, 0 where it has ended, and its shift.
+
+    An ellipsoid about as long as it is wide, or a vessel; it is cut at z = 0 anywhere, and leans.
+    """
+    long = VESSEL_LENGTH if draw.uniform_through(0.0, 1.0) < VESSELS else 1.0
+    half = long * radius * draw.uniform_through(0.6, 1.6)
+    centre = half * draw.uniform_through(-0.8, 0.8)
+    x, y = (draw.z_mm * SHIFT * draw.normal_through() for _ in range(2))
+    here, there = (1.0 - ((z - centre) / half) ** 2 for z in (draw.z_mm, 0.0))
+    return radius * math.sqrt(max(here, 0.0) / there), x, y
+
+
+def _other_blobs(draw: Draw, out: Tensor, count: int, inside: Tensor) -> None:
+    """Add to ``out`` in place what lies in planes beside z = 0 and not in it, up to 4 mm away."""
+    half_fov = draw.size * draw.pixel_mm / 2.0
+    for _ in range(count):
+        radius = math.exp(draw.uniform_through(math.log(0.5), math.log(9.0)))
+        height = math.exp(draw.uniform_through(math.log(4.0), math.log(250.0)))
+        height, side = (math.copysign(part, draw.uniform_through(-1.0, 1.0)) for part in (height, 1.0))
+        place = (draw.uniform_through(-0.8, 0.8) * half_fov, draw.uniform_through(-0.8, 0.8) * half_fov)
+        half = radius * draw.uniform_through(0.6, 1.6)
+        shape = (draw.uniform_through(0.6, 1.6), draw.uniform_through(0.0, math.pi))
+        depth = (draw.z_mm - side * (half + draw.uniform_through(0.0, 4.0))) / half
+        if abs(depth) < 1.0:
+            _blob(draw, out, place, radius * math.sqrt(1.0 - depth**2), shape, height, inside)
+
+
 def _blobs(draw: Draw, image: Tensor, count: int, inside: Tensor) -> Tensor:
     """Round inserts of 0.5 to 9 mm radius and 4 to 250 HU, either sign; smaller ones are more frequent."""
     half_fov = draw.size * draw.pixel_mm / 2.0
@@ -99,14 +187,13 @@ def _blobs(draw: Draw, image: Tensor, count: int, inside: Tensor) -> Tensor:
         contrast = draw.log_uniform(4.0, 250.0) * (1.0 if draw.chance(0.5) else -1.0)
         cx, cy = draw.uniform(-0.8, 0.8) * half_fov, draw.uniform(-0.8, 0.8) * half_fov
         aspect, angle = draw.uniform(0.6, 1.6), draw.uniform(0.0, math.pi)
-        reach = int(2.0 * radius / draw.pixel_mm) + 3
-        column = int((cx + half_fov) / draw.pixel_mm)
-        row = int((cy + half_fov) / draw.pixel_mm)
-        window = (slice(max(row - reach, 0), row + reach), slice(max(column - reach, 0), column + reach))
-        c, s = math.cos(angle), math.sin(angle)
-        dx, dy = draw.x[window] - cx, draw.y[window] - cy
-        rho = torch.sqrt(((dx * c + dy * s) / aspect) ** 2 + (-dx * s + dy * c) ** 2)
-        out[window] += contrast * draw.edge(radius - rho) * inside[window]
+        if draw.z_mm:
+            radius, right, down = _section(draw, radius)
+            cx, cy = cx + right, cy + down
+        if radius > 0.0:
+            _blob(draw, out, (cx, cy), radius, (aspect, angle), contrast, inside)
+    if draw.z_mm:
+        _other_blobs(draw, out, count // 2, inside)
     return out
 
 
@@ -205,7 +292,7 @@ def head_slice(draw: Draw) -> Tensor:
     return _blobs(draw, image, int(draw.uniform(0, 30)), draw.edge(inner)).clamp(-1000.0, 3000.0)
 
 
-def clean_image(seed: int, size: int, pixel_mm: float, device: torch.device) -> Tensor:
-    """The clean image of ``seed``: (row, column) [HU]."""
-    draw = Draw(seed, size, pixel_mm, device)
+def clean_image(seed: int, size: int, pixel_mm: float, device: torch.device, z_mm: float = 0.0) -> Tensor:
+    """The clean image of ``seed``, and what lies ``z_mm`` beside it: (row, column) [HU]."""
+    draw = Draw(seed, size, pixel_mm, device, z_mm)
     return head_slice(draw) if draw.chance(HEAD_SHARE) else random_shapes(draw)

@@ -23,6 +23,8 @@ from models.ct_denoise.projection import KERNELS, MU_WATER, Kernel
 
 #: Seeds below this train; evaluation draws from it upwards.
 EVALUATION_SEED: Final = 1_000_000
+#: Noise of what lies beside a slice is drawn from this seed on.
+BESIDE_SEED: Final = 17_000_000_000
 #: Slices of the training pool: side [pixel] and noise realisations.
 POOL_SIZE: Final = 448
 REALISATIONS: Final = 2
@@ -160,9 +162,16 @@ class Slice:
 
 
 def simulate_slice(
-    seed: int, size: int = POOL_SIZE, device: torch.device | None = None, realisations: int = REALISATIONS
+    seed: int,
+    size: int = POOL_SIZE,
+    device: torch.device | None = None,
+    realisations: int = REALISATIONS,
+    z_mm: float = 0.0,
 ) -> Slice:
-    """The training slice of ``seed``; the same on every machine up to rounding."""
+    """The training slice of ``seed``, or what lies ``z_mm`` beside it in the same scan, with noise of its own.
+
+    The same on every machine up to rounding.
+    """
     device = device or torch.device("cpu")
     draw = Draw(seed + 7_000_000_000, 1, 1.0, torch.device("cpu"))
     pixel_mm = draw.uniform(*PIXEL_RANGE)
@@ -173,7 +182,9 @@ def simulate_slice(
         bow_tie=draw.uniform(0.0, 2.4),
         cross_talk=draw.uniform(0.0, 0.2),
     )
-    clean = clean_image(seed, size, pixel_mm, device)
+    if z_mm:
+        draw.generator.manual_seed(seed + BESIDE_SEED + (1_000_000 if z_mm > 0.0 else 0))
+    clean = clean_image(seed, size, pixel_mm, device, z_mm)
     weights = relative_flux(line_integrals(clean[None], pixel_mm, scan), scan)
     unit = unit_noise(size, pixel_mm, KERNELS["std"], scan)
     variance = measurement_variance(solve_flux(weights, sigma, unit, scan) * weights, scan)

@@ -14,6 +14,7 @@ import yaml
 from dicomnode import pipeline as dn
 from models import ct_denoise
 from models.ct_denoise import bundle, cases, net, projection, simulate
+from models.ct_denoise.adjacent import Seen
 from models.ct_denoise.evaluate import DATA
 from pipelines import blocks
 from pipelines.ct_denoise import CTDenoising
@@ -148,7 +149,7 @@ def test_the_result_is_closer_to_the_truth_than_the_input_everywhere_it_matters(
 def test_the_image_says_what_was_done_in_the_words_of_the_specification():
     (image,) = pipeline(0.6).run(series()).images
     assert (image.role, image.label) == ("denoised", "AI denoised")
-    assert image.description == "AI noise reduction (ct-denoising 1.1.0, strength 0.6)"
+    assert image.description == "AI noise reduction (ct-denoising 1.2.0, strength 0.6)"
     assert (image.code.value, image.code.scheme_designator) == ("113087", "DCM")
     assert image.array.dtype == np.float32 and image.array.shape == NOISY.shape
 
@@ -179,7 +180,7 @@ def test_the_same_input_gives_the_same_output_in_a_new_process_state(denoising):
     assert np.array_equal(first, again)
 
 
-def test_a_slice_does_not_depend_on_its_neighbours(denoising):
+def test_a_slice_does_not_depend_on_neighbours_that_are_far_away(denoising):
     array = np.concatenate((NOISY, NOISY[::-1]))
     output = denoising.run(series(array)).images[0].array
     alone = denoising.run(series()).images[0].array
@@ -223,15 +224,15 @@ def test_batches_halve_while_memory_runs_out_and_the_result_is_the_same(monkeypa
     made = pipeline()
     expected = made.run(series()).images[0].array
     monkeypatch.setitem(CTDenoising.run.__globals__["BATCH"], "cpu", 32)
-    true_noise, seen = made.net.noise, []
+    true_look, seen = made.net.look, []
 
-    def short_of_memory(part: torch.Tensor, strength: float) -> torch.Tensor:
+    def short_of_memory(part: torch.Tensor) -> Seen:
         seen.append(len(part))
         if len(part) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return true_noise(part, strength)
+        return true_look(part)
 
-    monkeypatch.setattr(made.net, "noise", short_of_memory)
+    monkeypatch.setattr(made.net, "look", short_of_memory)
     assert np.allclose(made.run(series()).images[0].array, expected, atol=0.25)
     assert seen[0] > 1 and seen.count(1) == len(NOISY)
 
@@ -239,17 +240,17 @@ def test_batches_halve_while_memory_runs_out_and_the_result_is_the_same(monkeypa
 def test_running_out_of_memory_with_a_single_slice_is_a_failure(monkeypatch):
     made = pipeline()
 
-    def short_of_memory(_part: torch.Tensor, _strength: float) -> torch.Tensor:
+    def short_of_memory(_part: torch.Tensor) -> Seen:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(made.net, "noise", short_of_memory)
+    monkeypatch.setattr(made.net, "look", short_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         made.run(series())
 
 
 def test_output_that_is_not_finite_is_an_error_and_never_a_result(monkeypatch):
     made = pipeline()
-    monkeypatch.setattr(made.net, "noise", lambda part, _strength: torch.full_like(part, torch.nan))
+    monkeypatch.setattr(made.net, "taken", lambda part, *_: torch.full_like(part, torch.nan))
     with pytest.raises(ArithmeticError, match="not finite"):
         made.run(series())
 

@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from models.ct_denoise import baselines, bench, bundle, cases, evaluate, losses, metrics, net, noise, simulate, train
+from models.ct_denoise import (
+    baselines,
+    bench,
+    bundle,
+    cases,
+    evaluate,
+    evaluate_adjacent,
+    losses,
+    metrics,
+    net,
+    noise,
+    simulate,
+    train,
+)
 from models.ct_denoise.data import Drawing, Pool
 from models.ct_denoise.projection import KERNELS
 
@@ -339,6 +352,7 @@ def test_evaluation_runs_without_any_real_data(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(baselines, "bm3d_method", lambda _spectrum: None)
     monkeypatch.setattr(evaluate, "BENCH_HU", (12.0,))
+    monkeypatch.setattr(evaluate_adjacent, "steps", lambda *_: {})  # minutes; tests/unit/test_ct_adjacent.py
     threads = torch.get_num_threads()
     evaluate.main()
     torch.set_num_threads(threads)
