@@ -12,6 +12,10 @@ import pytest
 
 from dicomnode.store.db import Database, migrate, open_database
 
+# Torch's threads wait for each other by spinning: beside a second test worker on two cores that is five times the
+# processor time for the same tests. A node's slots have the threads that its configuration says all the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).parents[1]
 #: Evaluation data beside the checkout; tests that need it skip without it.
 EVALUATION_DATA = REPOSITORY.parent / "shared" / "data"
