@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+#: Virtual coils that compressed sensing and networks are given at most.
+VIRTUAL: Final = 10
 
-def matrix(acs: Tensor, keep: float = 0.99, most: int = 10) -> Tensor:
+
+def matrix(acs: Tensor, keep: float = 0.99, most: int = VIRTUAL) -> Tensor:
     """Orthonormal rows that combine coils into virtual coils; white noise stays white.
 
     Parameters
@@ -31,9 +36,9 @@ def matrix(acs: Tensor, keep: float = 0.99, most: int = 10) -> Tensor:
     return vectors[:, : min(count, most, acs.shape[0])].mH.contiguous()
 
 
-def count(coils: int, acs: Tensor | None, most: int) -> int:
-    """How many coils are left of ``coils``: of more than ``most`` those that keep what ``acs`` (coil, ky, kx) sees."""
-    return coils if coils <= most or acs is None or acs.ndim == 4 else len(matrix(acs, most=most))
+def count(coils: int, acs: Tensor | None) -> int:
+    """How many coils are left of ``coils``: of more than `VIRTUAL` those that keep what ``acs`` (coil, ky, kx) sees."""
+    return coils if coils <= VIRTUAL or acs is None or acs.ndim == 4 else len(matrix(acs))
 
 
 def apply(matrix: Tensor, data: Tensor, dim: int = -3) -> Tensor:

@@ -32,8 +32,6 @@ Image = NDArray[np.float32]
 #: Central part of k-space that the scanner measured, at most: these 256 images are interpolated (ml-mr 1.3).
 ACQUIRED: Final = 160
 ACQUIRED_SCOUT: Final = 192
-#: Coils after the node's compression.
-VIRTUAL: Final = 10
 #: Columns of a slab.
 SLAB: Final = 48
 #: A slab's mean signal over that of the image's brightest slab, at least.
@@ -160,8 +158,8 @@ def measured(full: Tensor, rng: np.random.Generator, ranges: masks.Ranges, *, si
     shape, noise = (full.shape[-2], full.shape[-1]), noise_of(full, torch.ones(1, *full.shape[-2:]))
     lines = masks.draw(rng, shape[0], ranges)
     first, last = calibration(lines)
-    if full.shape[0] > VIRTUAL:
-        full = compress.apply(compress.matrix(full[:, first:last], most=VIRTUAL), full)
+    if full.shape[0] > compress.VIRTUAL:
+        full = compress.apply(compress.matrix(full[:, first:last]), full)
     method = "low-resolution" if single or last - first < LEAST_FULL_KERNEL or rng.random() < 0.5 else "espirit"
     maps = estimate(full, lines, shape, method)
     reference = (maps.conj() * ifft2c(full)).sum(0)

@@ -34,8 +34,6 @@ DICTIONARY: Final = ("cine, 1 coil, variable R=4", "cine, 8 coils, variable R=4"
 GATE_WIDTHS: Final = (12, 16, 24, 28, 32)
 #: From more coils than this a real phantom is tried at R=4.
 MANY: Final = 4
-#: Coils after the node's compression.
-VIRTUAL: Final = 10
 
 Row = dict[str, Any]
 
@@ -167,8 +165,8 @@ def gate(full: Tensor, kind: str, learned: bundle.Learned, work: Path) -> list[R
 def compressed(case: Case) -> Case:
     """The case with the node's number of virtual coils."""
     problem = case.problem
-    if problem.kspace.shape[0] > VIRTUAL:
-        mix = compress.matrix(problem.acs, most=VIRTUAL)
+    if problem.kspace.shape[0] > compress.VIRTUAL:
+        mix = compress.matrix(problem.acs)
         acs = compress.apply(mix, problem.acs)
         maps = coil_maps.choose(acs, (problem.kspace.shape[-2], problem.kspace.shape[-1])).maps
         problem = replace(problem, kspace=compress.apply(mix, problem.kspace), maps=maps, acs=acs)
@@ -191,7 +189,7 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Iterable[Case]]]:
     frames, work = cases.cine_frames(options.patient), options.work / "cases"
     kinds = [(coils, *pattern) for coils in cases.COILS for pattern in cases.PATTERNS]
     for coils, pattern, acceleration, width in sorted(
-        kinds, key=lambda kind: (kind[0] > VIRTUAL, kind[1] == "uniform")
+        kinds, key=lambda kind: (kind[0] > compress.VIRTUAL, kind[1] == "uniform")
     ):
         group = cases.cine(frames, work, coils, pattern, acceleration, width)
         yield cases.cine_kind(coils, pattern, acceleration), group

@@ -55,8 +55,6 @@ DYNAMIC_FRAMES: Final = 8
 DYNAMIC_ACCELERATION: Final = (3.5, 12.0)
 #: Irregular sampling below this acceleration is a few lost lines, which SENSE fills.
 INCOHERENT: Final = 1.5
-#: Virtual coils that compressed sensing and networks are given at most.
-VIRTUAL: Final = 10
 #: Coils whose local covariance is combined; of more it takes too long and too much memory (coils squared images).
 WALSH_COILS: Final = 12
 #: What a rung may raise when its arithmetic fails: torch reports nearly everything as RuntimeError, of which
@@ -279,7 +277,7 @@ class Ladder:
             acceleration=problem.sampling.acceleration,
             pattern=problem.sampling.pattern,
             calibration=0 if problem.calibration is None else problem.calibration.shape[-2],
-            coils=compress.count(problem.data.shape[1], problem.calibration, VIRTUAL),
+            coils=compress.count(problem.data.shape[1], problem.calibration),
             rows=problem.data.shape[-2],
             columns=problem.data.shape[-1],
             partial_fourier=not bool(problem.region.all()),
@@ -287,7 +285,7 @@ class Ladder:
         return str(self.learned.domain.refusal(facts))
 
     def _compressed(self, state: _State) -> tuple[Sense, Tensor]:
-        """Operator and measurement with at most `VIRTUAL` coils."""
+        """Operator and measurement with at most `compress.VIRTUAL` coils."""
         assert state.maps is not None
         problem = state.problem
         y, calibration = self._virtual(problem)
@@ -297,11 +295,11 @@ class Ladder:
         return Sense(coils.choose(calibration, (y.shape[-2], y.shape[-1])).maps, problem.counts.sqrt()), y
 
     def _virtual(self, problem: Problem) -> tuple[Tensor, Tensor | None]:
-        """Weighted measurement and calibration of at most `VIRTUAL` coils."""
+        """Weighted measurement and calibration of at most `compress.VIRTUAL` coils."""
         y, calibration = problem.counts.sqrt() * problem.data, problem.calibration
-        if problem.data.shape[1] <= VIRTUAL or calibration is None or calibration.ndim == 4:
+        if problem.data.shape[1] <= compress.VIRTUAL or calibration is None or calibration.ndim == 4:
             return y, calibration
-        mix = compress.matrix(calibration, most=VIRTUAL)
+        mix = compress.matrix(calibration)
         return compress.apply(mix, y), compress.apply(mix, calibration)
 
     def _operator(self, state: _State) -> tuple[Sense, Tensor]:
