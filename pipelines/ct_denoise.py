@@ -89,7 +89,7 @@ class CTDenoising(dn.Pipeline[dn.ImageSeries]):
             ),
             quality={"strength": strength, "slices_with_neighbours": float(np.isfinite(spacing).sum())}
             | measure(image, output, series.padding),
-            notes=(*notes, *warnings(series)),
+            notes=(*notes, *warnings(series), *above_presets(strength, spacing)),
         )
         return ct_quality.with_summary(result, series) if self.options.summary else result
 
@@ -155,6 +155,15 @@ def measure(before: Slices, after: Slices, padding: NDArray[np.bool_]) -> dict[s
 def _sample(image: Slices) -> Iterator[torch.Tensor]:
     for index in np.unique(np.linspace(0, len(image) - 1, MEASURED_SLICES).round().astype(int)):
         yield torch.from_numpy(image[index])
+
+
+def above_presets(strength: float, spacing: NDArray[np.float32]) -> Iterator[str]:
+    """A sentence for the record where neighbours enter the least-squares estimate; no preset does that."""
+    if strength > ct_denoise.PRESETS_UP_TO and np.isfinite(spacing).any():
+        yield (
+            f"strength above {ct_denoise.PRESETS_UP_TO:g} with close slices: faint structures in one slice alone are "
+            "taken for noise, and show in the slices beside it"
+        )
 
 
 def warnings(series: dn.ImageSeries) -> Iterator[str]:

@@ -7,6 +7,7 @@ over: what neighbours give without looking whether they are alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from models.ct_denoise import baselines, bench, cases, metrics
 from models.ct_denoise.adjacent import Adjacent
 from models.ct_denoise.cases import Case
 from models.ct_denoise.net import DenoiseUNet, precision
-from models.ct_denoise.noise import gaussian_blur
+from models.ct_denoise.noise import gaussian_blur, noise_level
 from models.ct_denoise.projection import KERNELS
 
 #: Spacings of the simulated stacks [mm].
@@ -168,6 +169,34 @@ def along(net: DenoiseUNet, sigma_hu: float = 11.6) -> Table:
     return rows
 
 
+def scans(net: DenoiseUNet, data: Path, strength: float = 0.6) -> Table:
+    """Noise before and after on the real series whose slices are close, as they are: alone and with neighbours."""
+    rows: Table = []
+    for name in ("ct-body-siemens", "bone-brain-1mm-ya", "std-brain-1mm-idose-ub"):
+        path = cases.find(data, name)
+        if path is None:
+            continue
+        series = cases.read_series(path)
+        every = torch.where(series.padding, -1000.0, series.array)
+        picked = torch.arange(1, len(every) - 1, max(1, len(every) // 8))
+        planes = torch.stack((every[picked - 1], every[picked + 1]), 1)
+        spacing = 0.5 * (series.positions_mm[picked + 1] - series.positions_mm[picked - 1])
+        row: dict[str, Any] = {"series": name, "slices": len(picked), "spacing_mm": float(spacing.median())}
+        for method, beside in (("alone", False), ("with_neighbours", True)):
+            levels = []
+            for index, at in enumerate(picked):
+                adjacent = Adjacent(planes[index][None], spacing[index][None].float()) if beside else None
+                with torch.inference_mode(), precision(every.device):
+                    after = every[at] - net.noise(every[at][None, None], strength, adjacent=adjacent)[0, 0]
+                levels.append(noise_level(every[at], after))
+            good = [level for level in levels if math.isfinite(level.before)]
+            before, left = (sorted(level[part] for level in good)[len(good) // 2] for part in (0, 1))
+            row |= {"noise_in_hu": before, f"reduction_{method}": 1.0 - left / before}
+            row[f"largest_mean_shift_hu_{method}"] = max((level.mean_shift for level in good), key=abs)
+        rows.append(row)
+    return rows
+
+
 def observers(net: DenoiseUNet, repeats: int, share: float) -> dict[str, Any]:
     """Ratio of detectability after / before at the default strength; ``share`` of the object in the neighbours."""
     return bench.observer(
@@ -196,6 +225,7 @@ def steps(
         "adjacent_bench": lambda: physics(net, realisations),
         "adjacent_spheres": lambda: spheres(net, realisations),
         "adjacent_insertion": lambda: insertion(net, data),
+        "adjacent_scans": lambda: scans(net, data),
         "adjacent_along": lambda: along(net),
         "adjacent_observers": lambda: {
             f"{name}, {objects}": ratio

@@ -28,7 +28,7 @@ from models.ct_denoise import (
 from models.ct_denoise.adjacent import MOST_OVERLAP, SPACING_MM, Adjacent
 from models.ct_denoise.projection import KERNELS
 from pipelines import ct_adjacent
-from pipelines.ct_denoise import CTDenoising
+from pipelines.ct_denoise import CTDenoising, above_presets
 
 WEIGHTS = Path(ct_denoise.__file__).parent
 CPU = torch.device("cpu")
@@ -364,3 +364,9 @@ def test_a_thin_series_is_denoised_with_neighbours_and_a_thick_one_as_each_slice
         part = torch.from_numpy(np.where(padding, np.float32(-1000.0), array))[:, None]
         alone = (part - made.net.noise(part, 0.6))[:, 0].numpy()
     assert np.allclose(outputs[1][~padding], alone[~padding], atol=0.25)
+
+
+@pytest.mark.parametrize(("strength", "step", "noted"), [(0.8, 1.0, False), (1.0, 1.0, True), (1.0, 5.0, False)])
+def test_the_record_says_what_full_strength_does_with_neighbours(strength, step, noted):
+    spacing = ct_adjacent.spacings(series([step * k for k in range(3)], thickness=step))
+    assert ("in one slice alone" in " ".join(above_presets(strength, spacing))) == noted
