@@ -15,8 +15,6 @@ Say = Callable[[str], None]
 #: What is written, of whatever form.
 Made = TypeVar("Made")
 
-#: What encoders raise: our own by name; highdicom and pydicom, of a value that they cannot take, nearly anything.
-FAULTS: Final = (EncodingError, ValueError, TypeError, AttributeError, LookupError)
 #: Characters of a reason in the job's notes; the log has all of it.
 _TOLD: Final = 400
 
@@ -28,10 +26,17 @@ def all_or_none(made: Iterable[Made], what: str, series_uid: str, say: Say) -> l
     ----------
     what
         Name of these objects, and what happens without them, for the reader of the note.
+
+    Raises
+    ------
+    OSError, MemoryError
+        The disk or the memory is at fault, not the objects: the job is tried again.
     """
     try:
         return list(made)
-    except FAULTS as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
         why = str(error) if isinstance(error, EncodingError) else f"{type(error).__name__}: {error}"
         extra = {"action": "result_reduced", "series_uid": series_uid, "left_out": what, "reason": why}
         logger.exception("Part of a result cannot be written and is left out", extra=extra)

@@ -10,6 +10,7 @@ from pydicom.uid import EnhancedMRImageStorage
 
 from dicomnode.domain import USUAL_KINDS, Flavour, ObjectKind
 from dicomnode.encode import phases, pm, presentation
+from dicomnode.encode.beside import all_or_none
 from dicomnode.encode.result import encode_result
 from dicomnode.errors import EncodingError
 from dicomnode.execute.perform import perform
@@ -50,6 +51,26 @@ def test_a_fault_in_the_copied_phases_loses_no_more_than_them(beating, monkeypat
     assert note.startswith("Left out: copies of the segmented phases. ValueError: a value")
     (line,) = [record for record in caplog.records if getattr(record, "action", "") == "result_reduced"]
     assert line.exc_info is not None and line.series_uid == source.headers[0].SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("of highdicom"), AssertionError(), ZeroDivisionError(), EncodingError("x")]
+)
+def test_whatever_is_raised_costs_no_more_than_the_kind(fault):
+    said: list[str] = []
+    assert all_or_none(raising(fault), "maps", "1.2", said.append) is None
+    assert len(said) == 1 and said[0].startswith("Left out: maps. ")
+
+
+@pytest.mark.parametrize("fault", [OSError("no space"), MemoryError()])
+def test_a_full_disk_is_not_taken_for_a_bad_object(fault):
+    with pytest.raises(type(fault)):
+        all_or_none(raising(fault), "maps", "1.2", pytest.fail)
+
+
+def raising(fault):
+    yield 1
+    raise fault
 
 
 @pytest.mark.parametrize(
