@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -47,6 +48,7 @@ class Housekeeper:
     ) -> None:
         self.config, self.database, self.echo, self.clock = config, database, echo, clock
         self._reachable: dict[str, bool] = {}
+        self._stopping = threading.Event()
         self._scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
@@ -60,13 +62,16 @@ class Housekeeper:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Stop ticking; a sweep under way ends first."""
+        """Stop ticking; a sweep, and the C-ECHO of one destination, ends first."""
+        self._stopping.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
 
     def verify_destinations(self) -> None:
         """C-ECHO every destination and log when one goes or comes back."""
         for name, destination in self.config.destinations.items():
+            if self._stopping.is_set():
+                return
             wrong = self.echo(destination)
             if self._reachable.get(name) == (not wrong):
                 continue

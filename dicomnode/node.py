@@ -28,6 +28,7 @@ from dicomnode.execute.dispatcher import Dispatcher
 from dicomnode.execute.slots import local_executor
 from dicomnode.housekeep import Housekeeper
 from dicomnode.receive.process import ListeningProcess, ReceiverProcess
+from dicomnode.rounds import together
 from dicomnode.rules import check_rules
 from dicomnode.store import results, schema
 from dicomnode.store.db import Database, migrate, open_database
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 #: Pause before a receiver that died is started again [s].
 _RESTART_S: Final = 0.5
 #: Longest orderly stop; less than what systemd and container engines are told to wait (deploy/) [s].
-STOP_S: Final = 60.0
+STOP_S: Final = 75.0
 
 
 class Node:
@@ -159,9 +160,7 @@ class Node:
             self.filer.stop()
         self.assembler.stop()
         self.dispatcher.stop()
-        self.outbox.stop()
-        self.notifier.stop()
-        self.housekeeper.stop()
+        together(self.outbox.stop, self.notifier.stop, self.housekeeper.stop)
         self.database.close()
         if self._lock is not None:
             self._lock.close()

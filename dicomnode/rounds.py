@@ -14,6 +14,15 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 1.0
 
 
+def together(*waits: Callable[[], None]) -> None:
+    """Call all at once, and return when the last has returned: what waits on many peers waits as long as for one."""
+    threads = [threading.Thread(target=wait) for wait in waits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 class Rounds:
     """Calls ``step`` until it is stopped; sleeps as long as that says, or until it is woken.
 

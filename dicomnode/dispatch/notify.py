@@ -22,7 +22,7 @@ from dicomnode.config import Config, Hook, Webhook
 from dicomnode.dicom import digest
 from dicomnode.dispatch.notify_message import Identity, Message, read_identity
 from dicomnode.errors import ConfigError, IdentityUnreadable, NotificationRefused, PeerUnreachable
-from dicomnode.rounds import Rounds
+from dicomnode.rounds import Rounds, together
 from dicomnode.store import instances, notifications, schema
 from dicomnode.store.db import Database
 from dicomnode.store.notifications import Kind, Notification
@@ -80,8 +80,7 @@ class Notifier:
         """End every thread after the message it is sending; what is left stays pending."""
         for lane in self.lanes:
             lane.rounds.stop()
-        for lane in self.lanes:
-            lane.join()
+        together(*(lane.join for lane in self.lanes))
 
 
 class Lane:

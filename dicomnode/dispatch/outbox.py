@@ -32,7 +32,7 @@ from dicomnode.dispatch.files import File
 from dicomnode.dispatch.scu import Outcome
 from dicomnode.domain import FALLS_BACK_TO, Flavour, ObjectKind
 from dicomnode.errors import ContextNotAccepted, DispatchError, StoreRefused
-from dicomnode.rounds import Rounds
+from dicomnode.rounds import Rounds, together
 from dicomnode.store import deliveries
 from dicomnode.store.db import Database
 from dicomnode.store.deliveries import Delivery
@@ -123,8 +123,7 @@ class Outbox:
         """End every thread after the object it is sending; what is left stays pending."""
         for lane in self.lanes:
             lane.rounds.stop()
-        for lane in self.lanes:
-            lane.join()
+        together(*(lane.join for lane in self.lanes))
 
 
 class Lane:

@@ -112,3 +112,19 @@ def test_a_destination_is_reported_when_it_goes_and_when_it_comes_back(
         site.housekeeper.verify_destinations()
     actions = [record.action for record in caplog.records if hasattr(record, "action")]  # type: ignore[attr-defined]
     assert actions == ["destination_up", "destination_down", "destination_up"]
+
+
+def test_a_stop_does_not_wait_for_every_destination(database: Database, tmp_path: Path) -> None:
+    peers = {name: {"ae_title": name, "host": "127.0.0.1"} for name in ("ONE", "TWO", "THREE")}
+    asked: list[str] = []
+
+    def echo(destination: config.Destination) -> str:
+        asked.append(destination.ae_title)
+        if destination.ae_title == "TWO":
+            housekeeper.stop()
+        return ""
+
+    settings = {"node": {"data": str(tmp_path)}, "destinations": peers}
+    housekeeper = Housekeeper(config.Config.model_validate(settings), database, echo=echo)
+    housekeeper.verify_destinations()
+    assert asked == ["ONE", "TWO"]

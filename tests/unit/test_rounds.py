@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from dicomnode.rounds import Rounds
+from dicomnode.rounds import Rounds, together
 
 LONG_S = 30.0
 
@@ -133,3 +133,10 @@ def test_what_never_began_is_joined_at_once() -> None:
     rounds.stop()
     rounds.join(LONG_S)
     assert not rounds.alive
+
+
+def test_what_waits_for_several_waits_for_all_at_once() -> None:
+    meeting = threading.Barrier(3, timeout=LONG_S)
+    met: list[int] = []
+    together(*(lambda: met.append(meeting.wait()) for _ in range(3)))  # one after another, the first would wait in vain
+    assert sorted(met) == [0, 1, 2]
