@@ -93,12 +93,16 @@ def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping
     text = f"{len(held)} images discarded, by an operator"
     note(connection, at, "series_discarded", text, series_uid=series_uid)
     made = [job.id for job in on_it if _set_aside(connection, job, at)]
-    if made:
-        take_back(connection, one.study_uid, at, _REASON)
     settled: list[str] = []
-    if instances.patients_of_study(connection, one.study_uid) <= 1:
-        _tell_again(connection, one.study_uid, hooks, at)
-        settled = _settled(connection, one, at) if conflict else []
+    if conflict:
+        if made:
+            take_back(connection, one.study_uid, at, _REASON)
+        if instances.patients_of_study(connection, one.study_uid) <= 1:
+            _tell_again(connection, one.study_uid, hooks, at)
+            settled = _settled(connection, one, at)
+    else:
+        for gone in {job.pipeline: job for job in on_it if job.id in made}.values():
+            _unsay(connection, gone, hooks, at)
     return Discarded(images=len(held), results=made, settled=settled)
 
 
@@ -118,16 +122,46 @@ def _set_aside(connection: Connection, job: Job, at: datetime) -> bool:
 
 
 def _tell_again(connection: Connection, study_uid: str, hooks: Mapping[str, Hook], at: datetime) -> None:
-    """Announce what results say whose images are all there; nothing is said twice."""
-    every = _of_study(connection, study_uid)
-    there = {
+    """Announce what results say whose images are all there, after everything of the study was taken back."""
+    there = _there(connection, study_uid)
+    for job in _of_study(connection, study_uid):
+        if job.state in (JobState.STORED, JobState.CLOSED) and set(job.inputs) <= there:
+            announce(connection, job, job.findings, hooks, at)
+
+
+def _unsay(connection: Connection, gone: Job, hooks: Mapping[str, Hook], at: datetime) -> None:
+    """Take back what nothing shows any more now that ``gone`` says nothing; what still stands is left alone.
+
+    A message reads patient and order from the images of its job: one that says something, and has its images, is asked
+    first.
+    """
+    there = _there(connection, gone.study_uid)
+
+    def rank(job: Job) -> tuple[bool, bool, int]:
+        return set(job.inputs) <= there, job.state is not JobState.SUPERSEDED, job.id
+
+    speaks = [job for job in _of_study(connection, gone.study_uid) if job.pipeline == gone.pipeline and _speaks(job)]
+    last = max(speaks, key=rank, default=None)
+    if last is None:
+        announce(connection, gone, [], hooks, at, _REASON)
+    else:
+        announce(connection, last, last.findings, hooks, at, _REASON)
+
+
+def _speaks(job: Job) -> bool:
+    """Whether a job has said something, or nothing urgent, that may still hold."""
+    if job.state is JobState.SUPERSEDED:
+        return bool(job.findings) and (not job.hold or job.released_at is not None)
+    return job.state in (JobState.STORED, JobState.CLOSED)
+
+
+def _there(connection: Connection, study_uid: str) -> set[str]:
+    """Images of a study that are kept."""
+    return {
         item.sop_instance_uid
         for one in series.of_study(connection, study_uid)
         for item in instances.of_series(connection, one.series_uid)
     }
-    for job in every:
-        if job.state in (JobState.STORED, JobState.CLOSED) and set(job.inputs) <= there:
-            announce(connection, job, job.findings, hooks, at)
 
 
 def _known(connection: Connection, series_uid: str) -> Series:

@@ -18,22 +18,15 @@ from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, upd
 
 from dicomnode.config import Hook
 from dicomnode.dicom import digest
-from dicomnode.domain import JobState
 from dicomnode.store import schema
 from dicomnode.store.events import note
+from dicomnode.store.statements import Finding, Statement, code_of, newest, presence_now, present
 
 if TYPE_CHECKING:
     from dicomnode.store.jobs import Job
 
-#: One finding as a job's record has it: code (value, scheme, meaning), presence, probability, urgency.
-Finding = Mapping[str, Any]
-
-PRESENT: Final = "present"
 #: Length of a message's key: MSH-10 holds 20 characters (HL7 v2.5.1, 2.14.9.10).
 _KEY: Final = 20
-_URGENCIES: Final = ("minutes", "hours", "days", None)
-#: Jobs in these states will say something, and until then what the rule said before stands.
-_COMING: Final = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.HELD.value)
 
 
 class Kind(StrEnum):
@@ -101,32 +94,30 @@ def _row(row: Row[Any]) -> Notification:
 # -- what is to be said
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    """The newest result of one series by one rule."""
-
-    version: str
-    findings: Sequence[Finding]
-
-
 def announce(
-    connection: Connection, job: Job, findings: Sequence[Finding], hooks: Mapping[str, Hook], at: datetime
+    connection: Connection,
+    job: Job,
+    findings: Sequence[Finding],
+    hooks: Mapping[str, Hook],
+    at: datetime,
+    reason: str = "",
 ) -> int:
     """Queue what ``hooks`` must be told now that ``job`` has ended with ``findings``. Return the number of messages.
 
     Call it in the transaction that stores the job; also for a job that found its input unsuitable, with no findings:
-    what an older revision said then no longer holds.
+    what an older revision said then no longer holds. Where it is not a result that changed, what takes something back
+    says the ``reason``.
     """
     if not hooks:
         return 0
     names, algorithm = _pipelines(connection, job.pipeline)
-    statements = _statements(connection, job, findings, names)
+    statements = newest(connection, job, findings, names)
     number = 0
     for name, hook in hooks.items():
         versions = {job.version, *_versions_told(connection, job.study_uid, algorithm, name)}
         for version in sorted(versions):
             chain = _Chain(connection, job, algorithm, version, name, at)
-            number += chain.bring_up_to_date(statements, hook.urgency)
+            number += chain.bring_up_to_date(statements, hook.urgency, reason)
     return number
 
 
@@ -135,31 +126,6 @@ def _pipelines(connection: Connection, name: str) -> tuple[list[str], str]:
     table = schema.pipeline
     algorithm = connection.scalar(select(table.c.algorithm).where(table.c.name == name)) or name
     return [name, *connection.scalars(select(table.c.name).where(table.c.algorithm == algorithm))], algorithm
-
-
-def _statements(
-    connection: Connection, job: Job, findings: Sequence[Finding], pipelines: Sequence[str]
-) -> list[_Statement]:
-    table = schema.job
-    query = select(table).where(table.c.study_uid == job.study_uid, table.c.pipeline.in_(pipelines))
-    newest: dict[tuple[str, ...], tuple[Row[Any], _Statement]] = {}
-    last, coming = dict[str, int](), set[tuple[str, ...]]()
-    for row in connection.execute(query.order_by(table.c.revision, table.c.id)):
-        place, said = (row.series_uid, row.pipeline, row.rule), findings if row.id == job.id else row.findings
-        if row.hold and row.released_at is None and row.id != job.id:
-            said = None  # nobody has let it go: it says nothing yet, or never
-        elif said is None and row.state == JobState.UNSUITABLE.value:
-            said = []
-        if said is not None:
-            newest[place], last[row.series_uid] = (row, _Statement(row.version, said)), row.revision
-        elif row.state in _COMING:
-            coming.add(place)
-    return [
-        statement
-        for place, (row, statement) in newest.items()
-        # What is superseded counts no more once other rules took a newer revision.
-        if row.state != JobState.SUPERSEDED.value or row.revision == last[row.series_uid] or place in coming
-    ]
 
 
 def _versions_told(connection: Connection, study_uid: str, algorithm: str, hook: str) -> list[str]:
@@ -186,13 +152,13 @@ class _Chain:
         #: Messages that somebody has, or may have.
         self._told = [one for one in every if one.told]
 
-    def bring_up_to_date(self, statements: Sequence[_Statement], urgencies: Sequence[str]) -> int:
+    def bring_up_to_date(self, statements: Sequence[Statement], urgencies: Sequence[str], reason: str) -> int:
         """Queue the message that is missing, if one is. Return 1 then, else 0."""
-        present = _present(statements)
+        seen = present(statements)
         if self._version == self._job.version:
-            wanted = _present([one for one in statements if one.version == self._version])
+            wanted = present([one for one in statements if one.version == self._version])
         else:  # an older version says nothing new; what it said stands as long as any version sees it
-            wanted = {code: one for code, one in self._said().items() if code in present}
+            wanted = {code: one for code, one in self._said().items() if code in seen}
         if not any(one["urgency"] in urgencies for one in wanted.values()):
             wanted = {}
         if self._holds(wanted, urgencies):
@@ -200,12 +166,12 @@ class _Chain:
         self._withdraw_unsent()
         if self._holds(wanted, urgencies):
             return 0
-        self._insert(wanted, statements)
+        self._insert(wanted, statements, reason)
         return 1
 
     def _said(self) -> dict[tuple[str, str], Finding]:
         """What the last message says."""
-        return {_code(one): one for one in self._told[-1].content["findings"]} if self._told else {}
+        return {code_of(one): one for one in self._told[-1].content["findings"]} if self._told else {}
 
     def _holds(self, wanted: Mapping[tuple[str, str], Finding], urgencies: Sequence[str]) -> bool:
         """Whether the last message is true and misses nothing urgent."""
@@ -214,9 +180,14 @@ class _Chain:
         return true and all(code in said for code, one in wanted.items() if one["urgency"] in urgencies)
 
     def _withdraw_unsent(self) -> None:
-        """pending -> suppressed for messages at the end of the chain that nobody can have: never tried."""
+        """pending -> suppressed for messages at the end of the chain that nobody can have: never tried.
+
+        One that says why it takes something back goes out: the same finding may be another patient's by now.
+        """
         table = schema.notification
         while self._told and self._told[-1].state is State.PENDING and self._told[-1].attempt == 0:
+            if self._told[-1].content.get("reason"):
+                break
             done = self._connection.execute(
                 update(table)
                 .where(table.c.id == self._told[-1].id, table.c.state == State.PENDING.value, table.c.attempt == 0)
@@ -226,14 +197,20 @@ class _Chain:
                 break
             self._told.pop()
 
-    def _insert(self, wanted: Mapping[tuple[str, str], Finding], statements: Sequence[_Statement]) -> None:
+    def _insert(self, wanted: Mapping[tuple[str, str], Finding], statements: Sequence[Statement], reason: str) -> None:
         gone = [one for code, one in self._said().items() if code not in wanted]
         kind = Kind.POSITIVE if not self._told else Kind.CORRECTION if wanted else Kind.RETRACTION
-        content = {
+
+        def now(one: Finding) -> str:
+            return "undetermined" if reason else presence_now(one, statements)
+
+        content: dict[str, Any] = {
             "findings": [dict(one) for one in wanted.values()],
-            "retracted": [{**one, "presence": _presence_now(one, statements), "probability": None} for one in gone],
+            "retracted": [{**one, "presence": now(one), "probability": None} for one in gone],
             "replaces": self._told[-1].key if self._told else "",
         }
+        if gone and reason:
+            content["reason"] = reason
         job, seconds = self._job, self._at.timestamp()
         self._connection.execute(
             insert(schema.notification).values(
@@ -244,31 +221,6 @@ class _Chain:
         )  # fmt: skip
         text = f"{kind} to {self._hook}: {', '.join(one['code'][2] for one in wanted.values()) or 'nothing urgent'}"
         note(self._connection, self._at, "notification_queued", text, series_uid=job.series_uid, job_id=job.id)
-
-
-def _code(finding: Finding) -> tuple[str, str]:
-    return finding["code"][0], finding["code"][1]
-
-
-def _present(statements: Sequence[_Statement]) -> dict[tuple[str, str], Finding]:
-    """Findings that are present, one for each code: the most urgent."""
-    found: dict[tuple[str, str], Finding] = {}
-    for statement in statements:
-        for one in statement.findings:
-            known = found.get(_code(one))
-            if one["presence"] == PRESENT and (known is None or _rank(one) < _rank(known)):
-                found[_code(one)] = one
-    return dict(sorted(found.items(), key=lambda item: (_rank(item[1]), item[0])))
-
-
-def _rank(finding: Finding) -> int:
-    return _URGENCIES.index(finding["urgency"])
-
-
-def _presence_now(finding: Finding, statements: Sequence[_Statement]) -> str:
-    """Presence of something that is no longer called present: absent only if every newest result says so."""
-    now = {one["presence"] for part in statements for one in part.findings if _code(one) == _code(finding)}
-    return "absent" if now == {"absent"} else "undetermined"
 
 
 # -- sending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dicomnode.cli import main
 from dicomnode.config import Config
 from dicomnode.domain import DeliveryState, JobState, Output, SeriesState
 from dicomnode.errors import StoreError
-from dicomnode.store import decisions, instances, jobs, notifications, revisions, schema, series
+from dicomnode.store import decisions, instances, jobs, notifications, pipelines, revisions, schema, series
 from tests.peers.found import ABSENT
 from tests.unit.test_assemble import CT_RULE, ONE, TWO, Site
 from tests.unit.test_assemble_study import SLICES, end, uids, wait
@@ -318,3 +319,112 @@ def test_discarding_one_series_takes_back_nothing_that_another_one_shows_too(sit
     discard(node, TWO)
     (last,) = tell(node.database, node.clock)
     assert last.kind is notifications.Kind.RETRACTION and "discarded" in last.content["reason"]
+
+
+def unanswered(node: Site) -> None:
+    """The next message is tried, and its receiver is down."""
+    with node.database.write() as connection:
+        one = notifications.claim(connection, "triage", node.clock())
+        assert one is not None
+        later = node.clock() + timedelta(minutes=30)
+        notifications.postpone(connection, one, later, "connection refused", refused=False)
+
+
+def test_a_positive_whose_receiver_is_down_is_still_sent_when_another_series_is_discarded(
+    site: Callable[..., Site],
+) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    unanswered(node)
+    node.send(TWO)
+    node.settle()
+    delivered(node, [ABSENT])
+    discard(node, TWO)
+    node.clock.advance(3600)
+    assert told(node) == [("positive", 2)]
+
+
+def test_what_a_conflict_took_back_in_vain_is_told_again_once_it_is_settled(site: Callable[..., Site]) -> None:
+    """Nobody knows whether the first message came through: it is taken back from one patient, and said of the other."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    unanswered(node)
+    node.patient = "q"
+    node.send(TWO)
+    node.settle()
+    discard(node, TWO)
+    node.clock.advance(3600)
+    assert told(node) == [("retraction", 0), ("correction", 2)]
+
+
+def test_a_finding_is_taken_back_from_the_wrong_patient_though_the_right_one_has_it(site: Callable[..., Site]) -> None:
+    """The retraction has not gone out when the same images come with the corrected identity."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    assert told(node) == [("positive", 2)]
+    discard(node, ONE)
+    node.patient = "corrected"
+    node.send(ONE)
+    node.settle(60)
+    delivered(node, BLEED)
+    assert told(node) == [("retraction", 0), ("correction", 2)]
+
+
+def test_a_finding_on_images_past_their_retention_stands_when_another_series_is_discarded(
+    site: Callable[..., Site],
+) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    assert told(node) == [("positive", 2)]
+    with node.database.write() as connection:
+        instances.forget(connection, uids(ONE))
+    node.send(TWO)
+    node.settle()
+    delivered(node, [ABSENT])
+    discard(node, TWO)
+    assert told(node) == []
+
+
+def test_a_finding_whose_series_is_computed_anew_stands_when_another_one_is_discarded(
+    site: Callable[..., Site],
+) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE[:3])
+    node.settle()
+    delivered(node, BLEED)
+    assert told(node) == [("positive", 2)]
+    node.send(TWO)
+    node.settle()
+    delivered(node, [ABSENT])
+    node.send(ONE[3:])
+    node.settle(60)
+    assert one_by_one(node)[-1].state is JobState.QUEUED
+    discard(node, TWO)
+    assert told(node) == []
+
+
+def test_what_an_older_version_said_stands_when_another_series_is_discarded(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    with node.database.write() as connection:
+        known = pipelines.described(connection).values()
+        pipelines.describe(connection, [replace(info, version="2") for info in known], node.clock())
+    again(node, ONE)
+    node.settle(60)
+    delivered(node, BLEED)
+    assert told(node) == [("positive", 2), ("positive", 2)]  # of either version
+    node.send(TWO)
+    node.settle(60)
+    delivered(node, [ABSENT])
+    discard(node, TWO)
+    assert told(node) == []
