@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -146,7 +147,7 @@ class Assembler:
             return 0
         except Exception as error:  # a series that cannot be routed is rejected, visibly
             logger.exception("Series cannot be routed", extra={"action": "series_rejected", "series_uid": one.series_uid})  # fmt: skip  # noqa: E501
-            with self.database.write() as connection:
+            with suppress(IllegalMove), self.database.write() as connection:  # it may have changed meanwhile
                 reason = f"cannot be routed: {type(error).__name__}: {error}"
                 series.move(connection, one, SeriesState.REJECTED, self.clock(), reason)
             return 0

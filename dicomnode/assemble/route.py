@@ -16,7 +16,7 @@ from dicomnode import dicom, faults
 from dicomnode.assemble import study
 from dicomnode.config import Config, Rule
 from dicomnode.domain import Instance, SeriesState
-from dicomnode.errors import SeriesError
+from dicomnode.errors import IllegalMove, SeriesError
 from dicomnode.rules import Verdict, evaluate, series_facts
 from dicomnode.store import instances, jobs, outputs, pipelines, revisions, series
 from dicomnode.store.db import Database
@@ -60,7 +60,7 @@ class Router:
             of_study = series.of_study(connection, one.study_uid)
         if self.config.pipelines and not set(self.config.pipelines) <= set(loaded):
             return 0
-        facts, verdicts = self._explain(one, held)
+        facts, verdicts, lost = self._looked(one, held)
         now = self.clock()
         own = own or facts.get("series.own_result") == "yes"
         whole = [rule for rule in self._matched(verdicts) if rule.scope == "study"]
@@ -72,8 +72,9 @@ class Router:
         wanted = self._wanted(one, held, verdicts, loaded)
         of_whole = self._of_study(one, held, whole, loaded)
         with self.database.write() as connection:
+            _look_again_if_changed(connection, one, patients, of_whole)
             kept = {"facts": facts, "verdicts": [asdict(verdict) for verdict in verdicts]}
-            reject = _conflict(one, held, patients) or _gone(connection, one, held)
+            reject = _conflict(one, held, patients) or lost or _gone(connection, one, held)
             queued: list[int] = []
             if reject:
                 if patients > 1:
@@ -89,6 +90,16 @@ class Router:
             faults.reached("before-route-commit")
         _report(one, queued, verdicts, reject)
         return len(queued)
+
+    def _looked(self, one: Series, held: Sequence[Instance]) -> tuple[dict[str, Any], list[Verdict], str]:
+        """Facts and verdicts, or why there are none: a discard was interrupted, and no later look finds the files."""
+        try:
+            if held:
+                return *self._explain(one, held), ""
+        except FileNotFoundError:
+            pass
+        why = f"the files of series {one.series_uid} are gone: `dicomnode series UID --discard` it, and send it again"
+        return {}, [], why
 
     def _explain(self, one: Series, held: Sequence[Instance]) -> tuple[dict[str, Any], list[Verdict]]:
         headers = [item.header for item in held]
@@ -189,6 +200,17 @@ def _conflict(one: Series, held: Sequence[Instance], patients: int) -> str:
     if len(studies) > 1:
         return f"series {one.series_uid} carries {len(studies)} Study Instance UIDs; correct it at the source"
     return ""
+
+
+def _look_again_if_changed(connection: Connection, one: Series, patients: int, of_whole: Sequence[NewJob]) -> None:
+    """Raise `IllegalMove` where a discard or an arrival in the rest of the study undid what the decision rests on.
+
+    What changes in the series itself, its own move notices (`series.move`).
+    """
+    wanted = sorted({uid for job in of_whole for uid in job.inputs})
+    now = instances.patients_of_study(connection, one.study_uid)
+    if now != patients or instances.kept(connection, wanted) != set(wanted):
+        raise IllegalMove(f"study {one.study_uid} changed while series {one.series_uid} was looked at")
 
 
 def _gone(connection: Connection, one: Series, held: Sequence[Instance]) -> str:

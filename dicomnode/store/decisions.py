@@ -22,6 +22,8 @@ from dicomnode.store.takeback import take_back
 
 #: A series in one of these was decided.
 _DECIDED: Final = (SeriesState.ROUTED, SeriesState.UNROUTED, SeriesState.REJECTED)
+#: Neither is one that a router only looks at: its move fails once the images are gone.
+_DISCARDABLE: Final = (*_DECIDED, SeriesState.COMPLETE)
 #: A job in one of these reads, or is going to read, the images of its series.
 _READING: Final = (JobState.QUEUED, JobState.RUNNING)
 #: A job in one of these has made something.
@@ -70,11 +72,11 @@ def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping
     Raises
     ------
     StoreError
-        There is no such series, it is not decided yet, or a job is about to read it.
+        There is no such series, more of it may come, or a job is about to read it.
     """
     one = _known(connection, series_uid)
-    if one.state not in _DECIDED:
-        raise StoreError(f"series {series_uid} is {one.state}: it can be discarded once it is decided")
+    if one.state not in _DISCARDABLE:
+        raise StoreError(f"series {series_uid} is {one.state}: it can be discarded once it is complete")
     held = instances.of_series(connection, series_uid)
     uids = {item.sop_instance_uid for item in held}
     on_it = [job for job in _of_study(connection, one.study_uid) if uids & set(job.inputs)]
@@ -85,12 +87,12 @@ def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping
                 f"with `dicomnode jobs cancel {job.id}`, then discard the series"
             )
     conflict = instances.patients_of_study(connection, one.study_uid) > 1
-    for item in held:
-        (spool / item.path).unlink(missing_ok=True)
+    text = f"{len(held)} images discarded, by an operator"
+    if one.state is SeriesState.COMPLETE:
+        series.move(connection, one, SeriesState.REJECTED, at, text)
     instances.forget(connection, sorted(uids))
     table = schema.series
     connection.execute(update(table).where(table.c.series_uid == series_uid).values(instances=0))
-    text = f"{len(held)} images discarded, by an operator"
     note(connection, at, "series_discarded", text, series_uid=series_uid)
     made = [job.id for job in on_it if _set_aside(connection, job, at)]
     settled: list[str] = []
@@ -103,6 +105,11 @@ def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping
     else:
         for gone in {job.pipeline: job for job in on_it if job.id in made}.values():
             _unsay(connection, gone, hooks, at)
+    # Last: all that fails before leaves every file. After the commit a crash would leave files without rows, which the
+    # next start adopts: discarded images would come back. One between here and the commit leaves rows without files,
+    # which routing tells and another discard clears.
+    for item in held:
+        (spool / item.path).unlink(missing_ok=True)
     return Discarded(images=len(held), results=made, settled=settled)
 
 

@@ -79,6 +79,11 @@ def _known(connection: Connection, uids: list[str]) -> Iterator[tuple[str, int]]
         yield from ((row[0], row[1]) for row in connection.execute(found))
 
 
+def kept(connection: Connection, uids: Sequence[str]) -> set[str]:
+    """Those of the UIDs that have a row."""
+    return {uid for uid, _ in _known(connection, list(uids))}
+
+
 def _row(instance: Instance) -> dict[str, Any]:
     return {
         "sop_instance_uid": instance.sop_instance_uid,

@@ -19,9 +19,10 @@ from dicomnode.config import Config
 from dicomnode.domain import DeliveryState, JobState, Output, SeriesState
 from dicomnode.errors import StoreError
 from dicomnode.store import decisions, instances, jobs, notifications, pipelines, revisions, schema, series
+from tests import factories
 from tests.peers.found import ABSENT
 from tests.unit.test_assemble import CT_RULE, ONE, TWO, Site
-from tests.unit.test_assemble_study import SLICES, end, uids, wait
+from tests.unit.test_assemble_study import RULE, SLICES, end, uids, wait
 from tests.unit.test_assemble_study import site as site
 from tests.unit.test_store_notifications import BLEED, HOOKS, tell
 
@@ -428,3 +429,98 @@ def test_what_an_older_version_said_stands_when_another_series_is_discarded(site
     delivered(node, [ABSENT])
     discard(node, TWO)
     assert told(node) == []
+
+
+def overtaken(node: Site, monkeypatch: pytest.MonkeyPatch, gone: Sequence[Dataset]) -> None:
+    """``gone`` is discarded while the router decides about the next series: after its look, before it writes."""
+    router, done = node.assembler._router, list[decisions.Discarded]()
+    decide = router._of_study
+
+    def then(*one: Any) -> list[jobs.NewJob]:
+        found = decide(*one)
+        if not done:
+            done.append(discard(node, gone))
+        return found
+
+    monkeypatch.setattr(router, "_of_study", then)
+
+
+def test_a_router_that_saw_a_conflict_does_not_bring_it_back(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node, BLEED)
+    node.patient = "q"
+    node.send(TWO)
+    node.settle()
+    node.patient = "p"
+    third = factories.ct_series(n=3, series="three", seed=5)
+    node.send(third)
+    overtaken(node, monkeypatch, TWO)
+    node.settle()
+    assert {node.get(group).state for group in (ONE, third)} == {SeriesState.ROUTED}
+    assert told(node) == [("positive", 2)]
+
+
+def test_a_study_job_reads_no_images_that_were_discarded_meanwhile(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = site(rules=[RULE])
+    for group in SLICES:
+        node.send(group)
+    overtaken(node, monkeypatch, SLICES[5])
+    wait(node, 75)
+    assert [job.inputs for job in node.jobs()] == [uids(*SLICES[:5])]
+
+
+def test_a_discard_that_fails_leaves_the_images(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(instances, "forget", fail)
+        with pytest.raises(OSError, match="disk full"):
+            discard(node, ONE)
+    assert len(list(node.spool.iterdir())) == node.get(ONE).instances == len(ONE)
+    assert discard(node, ONE).images == len(ONE)
+
+
+def test_a_series_whose_files_are_gone_says_so_and_comes_anew(site: Callable[..., Site]) -> None:
+    """A discard was interrupted before its commit, or an image was answered as known while it ran."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node)
+    for file in node.spool.iterdir():
+        file.unlink()
+    again(node, ONE)
+    node.settle()
+    found = node.get(ONE)
+    assert found.state is SeriesState.REJECTED and "the files of series" in found.reason and "--discard" in found.reason
+    discard(node, ONE)
+    node.send(ONE)
+    node.settle(60)
+    assert node.get(ONE).state is SeriesState.ROUTED
+    assert one_by_one(node)[-1].state is JobState.QUEUED
+
+
+def test_a_complete_series_is_discarded_before_it_is_routed(site: Callable[..., Site]) -> None:
+    node = site(rules=[RULE])
+    for group in SLICES:
+        node.send(group)
+    wait(node, 30)
+    assert node.get(SLICES[0]).state is SeriesState.COMPLETE
+    discard(node, SLICES[0])
+    wait(node, 45)
+    (job,) = node.jobs()
+    assert job.inputs == uids(*SLICES[1:])
+    node.send(SLICES[0])
+    wait(node, 70)
+    assert one_by_one(node)[-1].inputs == uids(*SLICES)
