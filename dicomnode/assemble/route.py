@@ -215,12 +215,13 @@ def _look_again_if_changed(connection: Connection, one: Series, patients: int, o
 
 def _gone(connection: Connection, one: Series, held: Sequence[Instance]) -> str:
     """Reason not to replace a result, or empty: part of what it was made of is past its retention."""
-    earlier = [job for job in jobs.of_series(connection, one.series_uid) if job.revision < one.revision]
+    every = jobs.of_series(connection, one.series_uid)
+    earlier = [job for job in every if job.revision < one.revision and job.error_class != revisions.DISCARDED]
     missing = set(earlier[-1].inputs) - {item.sop_instance_uid for item in held} if earlier else set()
     if not missing:
         return ""
     return (
-        f"{len(missing)} images of the earlier result are past their retention or were discarded: the new ones "
+        f"{len(missing)} images of the earlier result are past their retention: the new ones "
         "alone would replace the whole by a part; send the whole series again"
     )
 

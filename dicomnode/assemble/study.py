@@ -104,7 +104,7 @@ def numbered(
     study_uid = wanted[0].series_uid
     earlier = jobs.of_series(connection, study_uid)
     same = {job.key: revisions.alike(earlier, job.key) for job in wanted}
-    fresh = [job for job in wanted if _due(same[job.key], decided_at) and _whole(job, earlier)]
+    fresh = [job for job in wanted if _due(same[job.key], decided_at) and _whole(connection, job, earlier)]
     if not fresh:
         return []
     revision = max((job.revision for job in earlier), default=-1) + 1
@@ -123,13 +123,24 @@ def _due(same: Sequence[Job], decided_at: datetime | None) -> bool:
         return True
     last = same[-1]
     again = decided_at is not None and decided_at > last.created_at
-    return again and last.state in (JobState.DEAD, JobState.UNSUITABLE, JobState.SUPERSEDED)
+    ended = last.state in (JobState.DEAD, JobState.UNSUITABLE, JobState.SUPERSEDED)
+    return again and (ended or last.error_class == revisions.DISCARDED)
 
 
-def _whole(job: NewJob, earlier: Sequence[NewJob]) -> bool:
-    """Whether all images of the latest job of the same rule are there: else a part would replace the whole."""
+def _whole(connection: Connection, job: NewJob, earlier: Sequence[Job]) -> bool:
+    """Whether all images of the latest job of the same rule are kept: else a part would replace the whole.
+
+    Images that an operator discarded are not missed, nor those that the rules want no more.
+    """
     same = [one for one in earlier if (one.pipeline, one.config_digest) == (job.pipeline, job.config_digest)]
-    gone = set(same[-1].inputs) - set(job.inputs) if same else set()
+    same = [one for one in same if one.error_class != revisions.DISCARDED]
+    usable = {
+        item.sop_instance_uid
+        for one in series.of_study(connection, job.study_uid)
+        if one.state is not SeriesState.REJECTED
+        for item in instances.of_series(connection, one.series_uid)
+    }
+    gone = set(same[-1].inputs) - usable if same else set()
     if gone:
         logger.warning(
             "Study makes no new job: images of the earlier one are gone or rejected",

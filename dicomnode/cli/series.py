@@ -110,8 +110,5 @@ def _discard(config: Config, series_uid: str) -> int:
         numbers = ", ".join(map(str, gone.results))
         out.print(f"results on it are set aside, and what was told of them is taken back: jobs {numbers}")
     if gone.settled:
-        out.print(
-            "its study carries one patient identity now: what was withheld of it is decided again, series "
-            + ", ".join(gone.settled)
-        )
+        out.print(f"the rest of its study is decided again, series {', '.join(gone.settled)}")
     return 0

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, select, update
 
 from dicomnode.config import Hook
-from dicomnode.domain import JobState, SeriesState
+from dicomnode.domain import JOB_MOVES, JobState, SeriesState
 from dicomnode.errors import StoreError
 from dicomnode.store import deliveries, instances, jobs, schema, series
 from dicomnode.store.events import note
 from dicomnode.store.jobs import Job
 from dicomnode.store.notifications import announce
+from dicomnode.store.revisions import DISCARDED
 from dicomnode.store.series import Series
 from dicomnode.store.takeback import take_back
 
@@ -39,7 +40,7 @@ class Discarded:
     images: int
     #: Jobs whose results were set aside with it.
     results: Sequence[int]
-    #: Series of its study that are decided again, because it carries one patient identity now.
+    #: Series of its study that are decided again: it carries one patient identity now, or a job was made of them all.
     settled: Sequence[str]
 
 
@@ -65,9 +66,9 @@ def decide_again(connection: Connection, series_uid: str, at: datetime) -> None:
 def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping[str, Hook], at: datetime) -> Discarded:
     """Delete the received images of a series, and set the results on them aside.
 
-    What was told of such a result is taken back, and what other results of the study say is told again. Where the study
-    carries one patient identity now, and carried several before, its other series are decided again: what had been
-    withheld of them is computed.
+    What was told of such a result is taken back, if no other shows it. Where the study carries one patient identity
+    now, and carried several before, what stands is told again, and its other series are decided again: what had been
+    withheld of them is computed. So are those that a job of the whole study was made of together with this one.
 
     Raises
     ------
@@ -94,17 +95,20 @@ def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping
     table = schema.series
     connection.execute(update(table).where(table.c.series_uid == series_uid).values(instances=0))
     note(connection, at, "series_discarded", text, series_uid=series_uid)
-    made = [job.id for job in on_it if _set_aside(connection, job, at)]
+    aside = [job for job in on_it if _set_aside(connection, job, at)]
+    made = [job.id for job in aside if job.state in _MADE]
     settled: list[str] = []
-    if conflict:
-        if made:
-            take_back(connection, one.study_uid, at, _REASON)
-        if instances.patients_of_study(connection, one.study_uid) <= 1:
-            _tell_again(connection, one.study_uid, hooks, at)
-            settled = _settled(connection, one, at)
-    else:
-        for gone in {job.pipeline: job for job in on_it if job.id in made}.values():
+    if not conflict:
+        for gone in {job.pipeline: job for job in aside if job.state in _MADE}.values():
             _unsay(connection, gone, hooks, at)
+        of_study = {uid for job in aside if job.series_uid == one.study_uid for uid in job.inputs}
+        settled = _reopened(connection, one, of_study, "an input of its study's job was discarded", at)
+    elif made:
+        take_back(connection, one.study_uid, at, _REASON)
+    if conflict and instances.patients_of_study(connection, one.study_uid) <= 1:
+        _tell_again(connection, one.study_uid, hooks, at)
+        every = _there(connection, one.study_uid)
+        settled = _reopened(connection, one, every, "its study carries one patient identity now", at)
     # Last: all that fails before leaves every file. After the commit a crash would leave files without rows, which the
     # next start adopts: discarded images would come back. One between here and the commit leaves rows without files,
     # which routing tells and another discard clears.
@@ -114,15 +118,17 @@ def discard(connection: Connection, spool: Path, series_uid: str, hooks: Mapping
 
 
 def _set_aside(connection: Connection, job: Job, at: datetime) -> bool:
-    """Send no more of what a job made, and let its findings say nothing. Return whether it had made anything."""
-    if job.state not in _MADE:
+    """Send no more of what a job made, and let its findings say nothing. Return whether that was still to be done."""
+    if job.error_class == DISCARDED:
         return False
-    if job.state is not JobState.SUPERSEDED:
+    if JobState.SUPERSEDED in JOB_MOVES[job.state]:
         jobs.move(connection, job, JobState.SUPERSEDED, finished_at=at.timestamp())
     unsent = deliveries.cancel_unsent(connection, job.id, at)
-    # Held and never let go: else it would speak for its series until a newer result does (`notifications`).
-    held = {"hold": f"{_REASON} What it found says nothing any more.", "released_at": None}
-    connection.execute(update(schema.job).where(schema.job.c.id == job.id).values(**held))
+    values: dict[str, Any] = {"error_class": DISCARDED, "error": _REASON}
+    if job.state in _MADE:
+        # Held and never let go: else it would speak for its series until a newer result does (`statements`).
+        values |= {"hold": f"{_REASON} What it found says nothing any more.", "released_at": None}
+    connection.execute(update(schema.job).where(schema.job.c.id == job.id).values(**values))
     text = f"its images were discarded; {unsent} unsent objects withheld"
     note(connection, at, "job_superseded", text, series_uid=job.series_uid, job_id=job.id)
     return True
@@ -185,13 +191,15 @@ def _of_study(connection: Connection, study_uid: str) -> list[Job]:
     return [jobs.row_to_job(row) for row in connection.execute(query)]
 
 
-def _settled(connection: Connection, discarded: Series, at: datetime) -> list[str]:
-    """Have the rest of a study decided again; every series that has images and was decided."""
+def _reopened(connection: Connection, discarded: Series, uids: set[str], why: str, at: datetime) -> list[str]:
+    """Have the series of a study that hold any of the images ``uids`` decided again, if they had been."""
     found = []
     for other in series.of_study(connection, discarded.study_uid):
         withheld = other.state in (SeriesState.ROUTED, SeriesState.REJECTED)  # an unrouted one was not stopped
-        if withheld and instances.of_series(connection, other.series_uid):
-            _reopen(connection, other, at, "decided again: its study carries one patient identity now")
+        if withheld and any(
+            item.sop_instance_uid in uids for item in instances.of_series(connection, other.series_uid)
+        ):
+            _reopen(connection, other, at, f"decided again: {why}")
             found.append(other.series_uid)
     return found
 

@@ -389,7 +389,7 @@ def retry(connection: Connection, job: Job, at: datetime) -> None:
             raise IllegalMove(f"job {job.id} is {job.state} and none of its deliveries is dead: nothing to retry")
         return
     if job.state is JobState.SUPERSEDED:
-        why = f"job {job.id} was set aside, by newer images or for its patient's identity"
+        why = f"job {job.id} was set aside, by newer images, a discard or its patient's identity"
         raise IllegalMove(f"{why}: `dicomnode series UID --again` has the rules decide anew about a series")
     move(
         connection, job, JobState.QUEUED, attempt=0, lost_count=0, not_before=at.timestamp(), error="", error_class="",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, select, update
 
@@ -14,6 +15,9 @@ from dicomnode.store import deliveries, jobs, schema
 from dicomnode.store.events import note
 from dicomnode.store.jobs import Job, NewJob
 from dicomnode.store.takeback import take_back
+
+#: `error_class` of a job whose images an operator discarded: no later one is held against it.
+DISCARDED: Final = "Discarded"
 
 
 def supersede(
@@ -71,7 +75,7 @@ def renewed(connection: Connection, new: NewJob, at: datetime) -> NewJob:
         text = f"by revision {new.revision}: its images came again"
         note(connection, at, "job_superseded", text, series_uid=last.series_uid, job_id=last.id)
         return new if last.key == new.key else replace(new, key=_again(new.key, new.revision))
-    if last.state is JobState.SUPERSEDED:
+    if last.state is JobState.SUPERSEDED or last.error_class == DISCARDED:
         return replace(new, key=_again(new.key, new.revision))
     return replace(new, key=last.key)
 

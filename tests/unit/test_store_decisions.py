@@ -524,3 +524,75 @@ def test_a_complete_series_is_discarded_before_it_is_routed(site: Callable[..., 
     node.send(SLICES[0])
     wait(node, 70)
     assert one_by_one(node)[-1].inputs == uids(*SLICES)
+
+
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.REJECTED, JobState.DEAD])
+def test_images_that_come_anew_are_computed_however_the_job_before_ended(
+    site: Callable[..., Site], state: JobState
+) -> None:
+    """Corrected images have the UIDs and the patient of those that were wrong: the same input, by its key."""
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    end(node, state)
+    discard(node, ONE)
+    node.send(ONE)
+    node.settle(60)
+    first, second = one_by_one(node)
+    assert first.state is (state if state is JobState.REJECTED else JobState.SUPERSEDED)
+    assert second.state is JobState.QUEUED and second.key != first.key
+
+
+@pytest.mark.parametrize("state", [JobState.CLOSED, JobState.CANCELLED, JobState.DEAD])
+def test_a_study_goes_on_without_the_series_that_was_discarded(site: Callable[..., Site], state: JobState) -> None:
+    node = site(rules=[RULE])
+    for group in SLICES:
+        node.send(group)
+    wait(node, 70)
+    end(node, state)
+    assert len(discard(node, SLICES[5]).settled) == 5
+    wait(node, 75)
+    first, second = one_by_one(node)
+    assert [first.state, second.state] == [JobState.SUPERSEDED, JobState.QUEUED]
+    assert second.inputs == uids(*SLICES[:5])
+    node.send(SLICES[5])
+    wait(node, 75)
+    assert one_by_one(node)[-1].inputs == uids(*SLICES)
+
+
+def test_every_series_of_a_study_can_be_discarded_one_after_the_other(site: Callable[..., Site]) -> None:
+    node = site(rules=[RULE])
+    for group in SLICES:
+        node.send(group)
+    wait(node, 70)
+    delivered(node)
+    assert [len(discard(node, group).results) for group in SLICES] == [1, 0, 0, 0, 0, 0]
+    wait(node, 75)
+    assert len(node.jobs()) == 1 and not list(node.spool.iterdir())
+
+
+def test_a_discarded_series_may_come_back_with_fewer_images(site: Callable[..., Site]) -> None:
+    node = site(rules=[CT_RULE])
+    node.send(ONE)
+    node.settle()
+    delivered(node)
+    discard(node, ONE)
+    node.send(ONE[:3])
+    node.settle(60)
+    assert node.get(ONE).state is SeriesState.ROUTED
+    assert one_by_one(node)[-1].inputs == uids(ONE[:3])
+
+
+def test_a_corrected_rule_makes_a_study_job_of_fewer_series(site: Callable[..., Site]) -> None:
+    """Images that are kept are not gone because the rule does not want them any more."""
+    node = site(rules=[RULE])
+    for group in SLICES:
+        node.send(group)
+    wait(node, 70)
+    delivered(node)
+    unwanted = str(SLICES[5][0].SeriesInstanceUID)
+    changed(node, **RULE | {"when": RULE["when"] | {"SeriesInstanceUID": {"not": unwanted}}})
+    for group in SLICES:
+        again(node, group)
+    wait(node, 75)
+    assert one_by_one(node)[-1].inputs == uids(*SLICES[:5])
