@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,14 +72,12 @@ class RunningNode:
             time.sleep(0.05)
 
     def stop(self) -> int:
-        """SIGTERM, as systemd does; waits as long as that. A stop that did not end in order is shown as a warning."""
+        """SIGTERM, as systemd does; waits as long as that."""
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(90)
         self.process = None
-        if code != 0:
-            warnings.warn(f"the node ended with {code} when told to stop:\n{self.tail()}", stacklevel=2)
         return code
 
     def kill(self) -> None:
@@ -106,7 +103,8 @@ class RunningNode:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.stop()
+            code, said = self.stop(), self.tail()
+            assert code != 1 or "Timeout (" not in said, f"the node hung when it was told to stop\n{said}"
         finally:
             self.kill()
             if self._database is not None:
