@@ -273,15 +273,21 @@ def told(node: Site) -> list[tuple[str, int]]:
     return [(one.kind.value, len(one.content["findings"])) for one in tell(node.database, node.clock)]
 
 
-def test_what_was_found_on_discarded_images_is_taken_back_and_never_said_of_the_other_patient(
-    site: Callable[..., Site],
-) -> None:
-    """The first series carried the wrong name: nothing of it may be told when the other one has a result."""
+def with_a_bleed_told(site: Callable[..., Site]) -> Site:
+    """The first series has a result, and somebody was told of it."""
     node = site(rules=[CT_RULE])
     node.send(ONE)
     node.settle()
     delivered(node, BLEED)
     assert told(node) == [("positive", 2)]
+    return node
+
+
+def test_what_was_found_on_discarded_images_is_taken_back_and_never_said_of_the_other_patient(
+    site: Callable[..., Site],
+) -> None:
+    """The first series carried the wrong name: nothing of it may be told when the other one has a result."""
+    node = with_a_bleed_told(site)
     node.patient = "q"
     node.send(TWO)
     node.settle()
@@ -364,11 +370,7 @@ def test_what_a_conflict_took_back_in_vain_is_told_again_once_it_is_settled(site
 
 def test_a_finding_is_taken_back_from_the_wrong_patient_though_the_right_one_has_it(site: Callable[..., Site]) -> None:
     """The retraction has not gone out when the same images come with the corrected identity."""
-    node = site(rules=[CT_RULE])
-    node.send(ONE)
-    node.settle()
-    delivered(node, BLEED)
-    assert told(node) == [("positive", 2)]
+    node = with_a_bleed_told(site)
     discard(node, ONE)
     node.patient = "corrected"
     node.send(ONE)
@@ -380,11 +382,7 @@ def test_a_finding_is_taken_back_from_the_wrong_patient_though_the_right_one_has
 def test_a_finding_on_images_past_their_retention_stands_when_another_series_is_discarded(
     site: Callable[..., Site],
 ) -> None:
-    node = site(rules=[CT_RULE])
-    node.send(ONE)
-    node.settle()
-    delivered(node, BLEED)
-    assert told(node) == [("positive", 2)]
+    node = with_a_bleed_told(site)
     with node.database.write() as connection:
         instances.forget(connection, uids(ONE))
     node.send(TWO)
