@@ -7,6 +7,7 @@ loses its first name. Whatever a crash leaves is done again: by the job, which r
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,10 +79,10 @@ def record(connection: Connection, job: Job, kept: Sequence[SetAside]) -> None:
         if one.item.name not in known:  # sent again as damaged as before: it lies there already
             instances.quarantine(connection, one.item)
     instances.forget(connection, [one.item.sop_instance_uid for one in kept])
-    counted = schema.series.c.instances - len(kept)
-    connection.execute(
-        update(schema.series).where(schema.series.c.series_uid == kept[0].item.series_uid).values(instances=counted)
-    )
+    table = schema.series
+    for series_uid, number in Counter(one.item.series_uid for one in kept).items():  # a study's job reads several
+        counted = table.c.instances - number
+        connection.execute(update(table).where(table.c.series_uid == series_uid).values(instances=counted))
     table = schema.job
     retired = digest("damaged input", job.key, str(job.id))
     connection.execute(update(table).where(table.c.id == job.id).values(key=retired))

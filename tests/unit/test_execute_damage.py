@@ -27,11 +27,12 @@ def data(tmp_path):
     return tmp_path / "node"
 
 
-def received(database, data, clock, content=b"damaged"):
-    (data / "spool" / "1.dcm").write_bytes(content)
+def received(database, data, clock, content=b"damaged", number=1, series_uid="1.2.3"):
+    (data / "spool" / f"{number}.dcm").write_bytes(content)
     one = Instance(
-        sop_instance_uid="1.2.3.1", sop_class_uid="1", transfer_syntax_uid="1", study_uid="1.2", series_uid="1.2.3",
-        path="1.dcm", size=len(content), received_at=clock(), association_id=1, calling_ae="MR1", patient_key="p",
+        sop_instance_uid=f"{series_uid}.{number}", sop_class_uid="1", transfer_syntax_uid="1", study_uid="1.2",
+        series_uid=series_uid, path=f"{number}.dcm", size=len(content),
+        received_at=clock(), association_id=1, calling_ae="MR1", patient_key="p",
     )  # fmt: skip
     with database.write() as connection:
         instances.record(connection, [one])
@@ -70,6 +71,18 @@ def test_the_bytes_lie_in_quarantine_with_their_reason_and_nowhere_else(database
         assert instances.quarantined(connection) == [item]
         assert instances.of_series(connection, "1.2.3") == []
         assert connection.scalar(select(schema.series.c.instances)) == 0
+
+
+def test_every_series_of_a_study_counts_the_images_that_it_has_left(database, data, clock):
+    for number, series_uid in ((1, "1.2.3"), (2, "1.2.4"), (3, "1.2.4"), (4, "1.2.4")):
+        received(database, data, clock, b"damaged %d" % number, number, series_uid)
+    job = queued(database, clock)
+    with database.write() as connection:
+        kept = damage.keep(connection, data, ["1.2.3.1", "1.2.4.2", "1.2.4.3"], REASON, clock())
+        damage.record(connection, job, kept)
+        table = schema.series
+        left = dict(connection.execute(select(table.c.series_uid, table.c.instances)).tuples().all())
+    assert left == {"1.2.3": 0, "1.2.4": 1}
 
 
 def test_sound_data_under_the_same_uid_makes_a_job_again(database, data, clock):
