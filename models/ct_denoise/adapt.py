@@ -124,6 +124,8 @@ def _loss(net: DenoiseUNet, image: Tensor, noise: Tensor, insert: Tensor) -> Ten
     target = (1.0 + 1.0 / ALPHA**2) * added
     scale = F.avg_pool2d(sigma, 31, 1, 15, count_include_pad=False)
     least = ((predicted[:, 1:] - target) / scale).square().mean()
+    if net.least is not None:
+        least = least + ((net.least(inputs, sigma)[:, 1:] - target) / scale).square().mean()
     cautious = ((predicted[:, :1] - PHASE.target * target) / scale).square().mean()
     given = (added[:count] - added[count : 2 * count])[:, 0]
     left = given - STRENGTH * (predicted[:count, :1] - predicted[count : 2 * count, :1])[:, 0]

@@ -79,6 +79,12 @@ def verdicts(found: dict[str, Any], default: float = 0.6) -> list[dict[str, Any]
         best = images.get((group, "BM3D, true spectrum"))
         for name in ("ours, strength 1", "ours, strength 1, told") if best else ():
             row(f"{name}: dB above BM3D, {group}", images[group, name]["psnr_db"] - best["psnr_db"], low)
+    anatomy = {(one["group"], one["method"]): one["psnr_anatomy_db"] for one in found.get("anatomy", [])}
+    for group, low in (("real head + 12 HU", 0.0), ("real body + 20 HU", 0.4)):
+        known = anatomy.get((group, "BM3D, true spectrum"))
+        if known is not None:
+            gain = anatomy[group, "ours, strength 1"] - known
+            row(f"ours, strength 1: dB above BM3D against the anatomy, {group}", gain, low)
     beside = {(one["group"], one["method"]): one for one in found.get("adjacent_images", [])}
     for group, alone, low in (
         ("synthetic, 1 mm", "synthetic", 0.5),

@@ -23,6 +23,8 @@ from models.ct_denoise.projection import KERNELS, Kernel
 
 #: Half-width of the evaluated part of a slice [pixel].
 HALF: Final = 144
+#: Realisations of noise like a real slice's own.
+OWN: Final = 4
 #: Pixel size of the low-contrast test images [mm] (MITA phantom of 200 mm diameter over 232 pixels).
 LCD_PIXEL_MM: Final = 0.86
 #: Value stored for 0 HU in the low-contrast test images.
@@ -43,6 +45,8 @@ class Case:
     sigma_hu: float
     #: Noise that ``clean`` holds already, part of ``sigma_hu``.
     own_hu: float = 0.0
+    #: Realisations of noise like that, (realisation, row, column); none where ``clean`` is.
+    own: Tensor | None = None
     #: What lies beside the slice, as noisy.
     adjacent: Adjacent | None = None
 
@@ -160,10 +164,10 @@ def noisier(
     ``step``: with the slices so many before and after it, as noisy.
     """
 
-    def inserted(at: int, seed: int) -> Tensor:
+    def inserted(at: int, seed: int, level: float = sigma_hu, there: float = own_hu) -> Tensor:
         image = torch.where(series.padding[at], -1000.0, series.array[at])[None]
         return simulate.insert_noise(
-            image, series.pixel_mm, sigma_hu=sigma_hu, own_sigma_hu=own_hu, kernel=kernel, seed=seed
+            image, series.pixel_mm, sigma_hu=level, own_sigma_hu=there, kernel=kernel, seed=seed
         )[0]
 
     image = torch.where(series.padding[index], -1000.0, series.array[index])
@@ -181,6 +185,7 @@ def noisier(
         ]
         spacing = (series.positions_mm[index + step] - series.positions_mm[index - step]) / 2.0
         beside = Adjacent(planes=torch.stack(planes)[None], spacing_mm=spacing.float()[None])
+    own = torch.stack([inserted(index, 9700 + k, own_hu, 0.0)[window] for k in range(OWN)])
     clean, noise = image[window], noise[(slice(None), *window)]
     return Case(
         group=group,
@@ -189,6 +194,7 @@ def noisier(
         noise=noise[1:],
         sigma_hu=sigma_hu,
         own_hu=own_hu,
+        own=own,
         adjacent=beside,
     )
 

@@ -17,6 +17,8 @@ class Phase:
     steps: int
     #: Simulated slices in the pool; a later phase keeps the slices of the one before and adds to them.
     pool: int
+    #: Share of the draws from slices of clinical thickness, of which there are as many again.
+    thick: float = 0.0
     #: Slices per step, patches per slice; of these patches the first ``paired`` bear the spectrum and insert terms.
     slices: int = 2
     per_slice: int = 2
@@ -31,6 +33,8 @@ class Phase:
     #: Weight of the least-squares estimate's loss, and where it turns from quadratic to linear [sigma].
     least: float = 1.0
     least_epsilon: float = losses.CHARBONNIER_EPSILON
+    #: The network must bear a noise map that is wrong by this share.
+    jitter: float = 0.15
     #: Weight of pixels outside the reading window -160..240 HU in the loss of the least-squares estimate.
     outside: float = 1.0
     #: The cautious estimate's share of the noise.
@@ -62,6 +66,8 @@ class Config:
     noise_map: str = "mean"
     #: Starts from trained weights (``--start``) and not from nothing.
     refines: bool = False
+    #: Trains a network for the least-squares estimate alone, which goes beside the weights it starts from.
+    only_least: bool = False
     #: Seed of network and patches, and of the pool's slices.
     seed: int = 0
     pool_seed: int = 0
@@ -107,9 +113,26 @@ _FAINT: Final = Phase(
 )
 #: Gets trained weights used to another noise map.
 _REFINE: Final = replace(_FAINT, steps=1600, slices=3, per_slice=2, paired=2, rate=4e-4, warm_up=60, average=0.998)
+#: Least squares where people look, on thin and thick slices, with a noise map that may be off by a third.
+_LEAST: Final = Phase(
+    steps=14_000,
+    pool=520,
+    thick=0.5,
+    slices=4,
+    per_slice=3,
+    paired=0,
+    rate=8e-4,
+    average=0.999,
+    blocks=(2, 4, 6),
+    least_epsilon=1.0,
+    jitter=0.3,
+    outside=0.3,
+    drawing=Drawing(faint=0.15),
+)
 CONFIGS: Final = {
     "cpu": Config(phases=(Phase(steps=7000, pool=240), _FAINT)),
     "refine": Config(phases=(_REFINE,), noise_map="flattest", refines=True, seed=1),
+    "least": Config(phases=(_LEAST,), gradient=0.05, noise_map="flattest", refines=True, only_least=True, seed=2),
     "gpu": Config(
         phases=(replace(_FAINT, steps=40_000, pool=2000, slices=12, paired=12, rate=2e-3, average=0.9995),),
     ),

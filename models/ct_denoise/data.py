@@ -93,15 +93,17 @@ class Pool:
         )
 
     @classmethod
-    def make(cls, count: int, first_seed: int, device: torch.device, file: Path | None = None) -> Pool:
-        """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them."""
-        key = {"first_seed": first_seed, "size": POOL_SIZE, "version": 1}
+    def make(
+        cls, count: int, first_seed: int, device: torch.device, file: Path | None = None, *, thick: bool = False
+    ) -> Pool:
+        """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them; ``thick``: as there."""
+        key = {"first_seed": first_seed, "size": POOL_SIZE, "version": 1} | ({"thick": 1} if thick else {})
         kept = cls._read(file, key, device) if file is not None and file.exists() else None
         if kept is not None and len(kept) >= count:
             return cls(kept.clean[:count], kept.noise[:count], kept.pixel_mm[:count], kept.sigma_hu[:count])
         slices = []
         for index in range(0 if kept is None else len(kept), count):
-            item = simulate_slice(first_seed + index, device=device)
+            item = simulate_slice(first_seed + index, device=device, thick=thick)
             clean = (item.clean / CLEAN_STEP).round().clamp(-32768, 32767).to(torch.int16)
             slices.append((clean, item.noise.half(), item.pixel_mm, item.sigma_hu))
             if (index + 1) % 20 == 0:
@@ -177,20 +179,20 @@ PLACES: Final = 1_000_000
 
 
 class Mixture:
-    """Simulated slices and real ones, ``share`` of the draws from the real."""
+    """Slices of two kinds, ``share`` of the draws from the second."""
 
-    def __init__(self, simulated: Pool, real: Pool, share: float) -> None:
-        self.simulated, self.real = simulated, real
+    def __init__(self, first: Pool | Mixture, second: Pool, share: float) -> None:
+        self.first, self.second = first, second
         self.border = round(PLACES * (1.0 - share))
-        self.clean = simulated.clean
+        self.clean: Tensor = first.clean
 
     def __len__(self) -> int:
         return PLACES
 
     def __getitem__(self, index: int) -> Slice:
         if index < self.border:
-            return self.simulated[index * len(self.simulated) // self.border]
-        return self.real[(index - self.border) * len(self.real) // (PLACES - self.border)]
+            return self.first[index * len(self.first) // self.border]
+        return self.second[(index - self.border) * len(self.second) // (PLACES - self.border)]
 
 
 def draw_patches(

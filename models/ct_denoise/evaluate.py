@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from models.ct_denoise import bars, baselines, bench, cases, effect, evaluate_adjacent, metrics
+from models.ct_denoise import bars, baselines, bench, cases, effect, evaluate_adjacent, evaluate_anatomy, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.bundle import load
 from models.ct_denoise.cases import Case
@@ -352,6 +352,7 @@ def main() -> None:
     every = [*cases.synthetic(arguments.cases), *cases.real(data)]
     steps: dict[str, Callable[[], Any]] = {
         "images": lambda: compare(net, every, data, not arguments.no_networks, reused.get("images")),
+        "anatomy": lambda: evaluate_anatomy.table(every, lambda case: methods(net, case, data, slow=False)),
         "against_nothing": lambda: against_nothing(net, every),
         "bench": lambda: physics(net, arguments.realisations, reused.get("bench")),
         "dial": lambda: dial(net, arguments.realisations),

@@ -34,10 +34,16 @@ class DenoiseUNet(nn.Module):
     Input channels: wide HU, soft-tissue HU, high-pass residual in units of sigma, log sigma. Output: two estimates of
     noise / sigma. The cautious one was trained to leave low-contrast objects and the texture of the noise alone; the
     other is the least-squares estimate. ``noise_map`` names the map of `NOISE_MAPS` that it was trained with.
+    ``least``: blocks per level of a second network of the same kind, trained for the least-squares estimate alone. It
+    gives that estimate above the presets; without it, the one network gives both.
     """
 
     def __init__(
-        self, widths: Sequence[int] = (32, 48, 64), blocks: int | Sequence[int] = 2, noise_map: str = "mean"
+        self,
+        widths: Sequence[int] = (32, 48, 64),
+        blocks: int | Sequence[int] = 2,
+        noise_map: str = "mean",
+        least: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if noise_map not in NOISE_MAPS:
@@ -53,6 +59,24 @@ class DenoiseUNet(nn.Module):
         self.tail = nn.Conv2d(first, 2 * 4, 3, padding=1)
         for parameter in self.tail.parameters():
             nn.init.zeros_(parameter)
+        #: The network for the least-squares estimate alone.
+        self.least: DenoiseUNet | None = None if least is None else DenoiseUNet(widths, least, noise_map)
+        #: What `build` was given.
+        self.arguments: dict[str, Any] = {"widths": [*widths], "blocks": blocks, "noise_map": noise_map}
+
+    def alone(self) -> DenoiseUNet:
+        """The same network without the one for the least-squares estimate."""
+        made = DenoiseUNet(**self.arguments)
+        made.load_state_dict({name: value for name, value in self.state_dict().items() if name[:6] != "least."})
+        return made
+
+    def with_least(self, least: DenoiseUNet) -> tuple[DenoiseUNet, dict[str, Any]]:
+        """The same network with ``least`` for the least-squares estimate, and the arguments it is built with."""
+        arguments = self.arguments | {"least": least.arguments["blocks"]}
+        made = DenoiseUNet(**arguments)
+        own = {name: value for name, value in self.state_dict().items() if name[:6] != "least."}
+        made.load_state_dict(own | {f"least.{name}": value for name, value in least.state_dict().items()})
+        return made, arguments
 
     def grow_from(self, smaller: DenoiseUNet) -> None:
         """Take the weights of ``smaller``, a network of the same widths; what it lacks becomes an identity."""
@@ -99,13 +123,22 @@ class DenoiseUNet(nn.Module):
             unit = shuffle(self.tail(first.float()))
         return unit * sigma.float()
 
-    def look(self, image: Tensor) -> Seen:
-        """What the network makes of slices of any size (batch, 1, row, column) [HU] by themselves."""
+    def look(self, image: Tensor, share: float = PRESET_SHARE) -> Seen:
+        """What the network makes of slices of any size (batch, 1, row, column) [HU] by themselves.
+
+        ``share`` of the least-squares estimate in what will be taken away: where it is 1 the cautious estimate is not
+        to be used, where it is 0 the least-squares estimate is only good enough to tell how alike two slices are.
+        """
         rows, columns = image.shape[-2:]
         clamped = image.clamp(*HU_RANGE)
         pad = (0, -columns % MULTIPLE, 0, -rows % MULTIPLE)
         clamped, sigma = (F.pad(part, pad, mode="replicate") for part in (clamped, self.noise_map(clamped)))
-        return Seen(clamped, sigma, self.forward(clamped, sigma))
+        if self.least is None or share == 0.0:
+            return Seen(clamped, sigma, self.forward(clamped, sigma))
+        noise = self.least(clamped, sigma)
+        if share < 1.0:
+            noise = torch.cat((self.forward(clamped, sigma)[:, :1], noise[:, 1:]), 1)
+        return Seen(clamped, sigma, noise)
 
     def beside(self, seen: Seen, around: Tensor, spacing_mm: Tensor) -> Tensor:
         """Both estimates of the noise (batch, 2, row, column) [HU], made better where slices have neighbours.
@@ -142,10 +175,11 @@ class DenoiseUNet(nn.Module):
         ``share``: as of `taken`. ``adjacent``: the slices beside them, where they may be used; a whole series is done
         in a third of the time by `stream.Stream`.
         """
-        seen = self.look(image)
+        wanted = blend(strength)[0] if share is None else share
+        seen = self.look(image, wanted)
         noise = seen.noise
         if adjacent is not None:
-            around = self.look(adjacent.planes.flatten(0, 1)[:, None]).estimate()
+            around = self.look(adjacent.planes.flatten(0, 1)[:, None], wanted).estimate()
             around = around.reshape(len(image), 2, *around.shape[1:])
             noise = self.beside(seen, around, adjacent.spacing_mm)
         return self.taken(image, noise, strength, share)

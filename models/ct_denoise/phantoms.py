@@ -41,6 +41,12 @@ SHIFT: Final = 0.3
 #: Share of the blobs that run through the planes as a vessel does, times as long as they are wide.
 VESSELS: Final = 0.3
 VESSEL_LENGTH: Final = 12.0
+#: Slices of `thick_image`: their thickness [mm], of how many planes they are made, the share of heads, and the seed of
+#: what belongs to the slice and not to a plane.
+THICKNESS_MM: Final = (0.6, 7.0)
+THICK_PLANES: Final = 5
+THICK_HEADS: Final = 0.5
+THICK_SEED: Final = 13_000_000_000
 
 
 class Draw:
@@ -292,7 +298,23 @@ def head_slice(draw: Draw) -> Tensor:
     return _blobs(draw, image, int(draw.uniform(0, 30)), draw.edge(inner)).clamp(-1000.0, 3000.0)
 
 
-def clean_image(seed: int, size: int, pixel_mm: float, device: torch.device, z_mm: float = 0.0) -> Tensor:
-    """The clean image of ``seed``, and what lies ``z_mm`` beside it: (row, column) [HU]."""
+def clean_image(
+    seed: int, size: int, pixel_mm: float, device: torch.device, z_mm: float = 0.0, heads: float = HEAD_SHARE
+) -> Tensor:
+    """The clean image of ``seed``, and what lies ``z_mm`` beside it: (row, column) [HU]; ``heads``: share of heads."""
     draw = Draw(seed, size, pixel_mm, device, z_mm)
-    return head_slice(draw) if draw.chance(HEAD_SHARE) else random_shapes(draw)
+    return head_slice(draw) if draw.chance(heads) else random_shapes(draw)
+
+
+def thick_image(seed: int, size: int, pixel_mm: float, device: torch.device) -> Tensor:
+    """The clean image of ``seed`` as a slice of 0.6 to 7 mm shows it, half of them heads: (row, column) [HU].
+
+    The mean of `THICK_PLANES` planes: what slants through the slice has no sharp edge, as in most clinical images. The
+    texture that tissue has at this scale is added after it, as it would not outlast the mean.
+    """
+    draw = Draw(seed + THICK_SEED, size, pixel_mm, device)
+    reach = 0.5 * draw.log_uniform(*THICKNESS_MM)
+    places = [reach * (2.0 * (k + 0.5) / THICK_PLANES - 1.0) for k in range(THICK_PLANES)]
+    image = torch.stack([clean_image(seed, size, pixel_mm, device, z, THICK_HEADS) for z in places]).mean(0)
+    soft = ((image + 150.0) / 50.0).clamp(0.0, 1.0) * ((250.0 - image) / 50.0).clamp(0.0, 1.0)
+    return image + draw.uniform(0.0, 2.0) * (draw.field(0.8) + draw.field(2.5)) * soft

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.ct_denoise import projection
-from models.ct_denoise.phantoms import Draw, clean_image
+from models.ct_denoise.phantoms import Draw, clean_image, thick_image
 from models.ct_denoise.projection import KERNELS, MU_WATER, Kernel
 
 #: Seeds below this train; evaluation draws from it upwards.
@@ -167,8 +167,11 @@ def simulate_slice(
     device: torch.device | None = None,
     realisations: int = REALISATIONS,
     z_mm: float = 0.0,
+    thick: bool = False,
 ) -> Slice:
     """The training slice of ``seed``, or what lies ``z_mm`` beside it in the same scan, with noise of its own.
+
+    ``thick``: a slice of clinical thickness (`thick_image`) in place of a plane; it has nothing beside it.
 
     The same on every machine up to rounding.
     """
@@ -184,7 +187,7 @@ def simulate_slice(
     )
     if z_mm:
         draw.generator.manual_seed(seed + BESIDE_SEED + (1_000_000 if z_mm > 0.0 else 0))
-    clean = clean_image(seed, size, pixel_mm, device, z_mm)
+    clean = thick_image(seed, size, pixel_mm, device) if thick else clean_image(seed, size, pixel_mm, device, z_mm)
     weights = relative_flux(line_integrals(clean[None], pixel_mm, scan), scan)
     unit = unit_noise(size, pixel_mm, KERNELS["std"], scan)
     variance = measurement_variance(solve_flux(weights, sigma, unit, scan) * weights, scan)

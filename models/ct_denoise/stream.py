@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.ct_denoise.adjacent import Seen
-from models.ct_denoise.net import DenoiseUNet
+from models.ct_denoise.net import DenoiseUNet, blend
 
 
 class Stream:
@@ -36,7 +36,7 @@ class Stream:
 
         Both (batch, 1, row, column) [HU].
         """
-        seen = self.net.look(images)
+        seen = self.net.look(images, blend(self.strength)[0])
         if not self._any:
             self.given = self.done = self.given + len(images)
             return self.net.taken(images, seen.noise, self.strength)

@@ -1,6 +1,7 @@
-"""Train the denoiser on simulated slices: ``python -m models.ct_denoise.train [--config cpu|refine|gpu|gpu-large]``.
+"""Train the denoiser on simulated slices: ``python -m models.ct_denoise.train [--config NAME]``.
 
-``refine`` goes on from trained weights, ``--start FOLDER``; the others start from nothing.
+``refine`` and ``least`` go on from trained weights, ``--start FOLDER``; the others start from nothing. ``least`` trains
+a second network for the least-squares estimate and puts it beside those weights, which it leaves as they are.
 
 Every step is seeded by its number, so an interrupted run that is started again ends as if it had not been. The
 checkpoint and the pool lie in ``--work``; weights, log, metrics and manifest beside this file (``--out``).
@@ -31,8 +32,8 @@ VALIDATE_EVERY: Final = 500
 CHECKPOINT_EVERY: Final = 250
 #: Share of the patches from real slices, where there are any.
 REAL_SHARE: Final = 0.3
-#: The network must bear a noise map that is wrong by this factor.
-SIGMA_JITTER: Final = 0.15
+#: Seed of the first slice of clinical thickness.
+THICK_FIRST: Final = 200_000
 
 
 def _losses(net: DenoiseUNet, batch: Patches, config: Config, phase: Phase, jitter: Tensor) -> dict[str, Tensor]:
@@ -49,11 +50,15 @@ def _losses(net: DenoiseUNet, batch: Patches, config: Config, phase: Phase, jitt
     with torch.autocast(images.device.type, torch.bfloat16):
         predicted = net(images.contiguous(memory_format=torch.channels_last), sigma).float()
     cautious, least = (predicted[:, :1] - phase.target * noise) / scale, (predicted[:, 1:] - noise) / scale
-    given = (first[:pairs] - second)[:, 0]
-    left = given - config.strength * (predicted[:pairs, :1] - predicted[count:begin, :1])[:, 0]
-    return {
+    parts = {
         "least": losses.charbonnier(least, clean, phase.least_epsilon, phase.outside),
         "least_gradient": losses.gradient_l1(least, clean),
+    }
+    if config.only_least:
+        return parts
+    given = (first[:pairs] - second)[:, 0]
+    left = given - config.strength * (predicted[:pairs, :1] - predicted[count:begin, :1])[:, 0]
+    return parts | {
         "pixel": losses.charbonnier(cautious, clean),
         "gradient": losses.gradient_l1(cautious, clean),
         "spectrum": losses.spectrum_shape(given / scale[:pairs, 0], left / scale[:pairs, 0]),
@@ -68,6 +73,8 @@ def _total(parts: dict[str, Tensor], config: Config, step: int) -> Tensor:
     risen = min(1.0, max(0.0, (local / phase.steps - begin) / (end - begin)))
     insert = phase.insert + risen * (phase.insert_late - phase.insert)
     least = phase.least * parts["least"] + config.gradient * parts["least_gradient"]
+    if config.only_least:
+        return least
     cautious = parts["pixel"] + config.gradient * parts["gradient"]
     return least + cautious + config.spectrum * parts["spectrum"] + insert * parts["insert"]
 
@@ -81,9 +88,9 @@ def _rate(step: int, config: Config) -> float:
     return phase.rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
 
 
-def _jitter(seed: int, count: int, pairs: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    factor = 1.0 + SIGMA_JITTER * (2.0 * torch.rand(count, generator=generator) - 1.0)
+def _jitter(seed: int, count: int, phase: Phase, device: torch.device) -> Tensor:
+    generator, pairs = torch.Generator().manual_seed(seed), phase.paired
+    factor = 1.0 + phase.jitter * (2.0 * torch.rand(count, generator=generator) - 1.0)
     return torch.cat((factor, factor[:pairs], factor[:pairs]))[:, None, None, None].to(device)
 
 
@@ -98,7 +105,7 @@ class Trainer:
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
         self.started_from = "" if start is None else digest(start)
         if start is not None:
-            self.average = load(start)
+            self.average = load(start).alone()
         self._begin(0)
         if self.checkpoint.exists():
             self._restore()
@@ -152,7 +159,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(self.step, config)
         batch = draw_patches(pool, seed, phase.slices, phase.per_slice, config.patch, phase.drawing)
-        jitter = _jitter(seed, phase.slices * phase.per_slice, phase.paired, self.device)
+        jitter = _jitter(seed, phase.slices * phase.per_slice, phase, self.device)
         parts = _losses(self.net, batch, config, phase, jitter)
         self.optimiser.zero_grad(set_to_none=True)
         _total(parts, config, self.step).backward()
@@ -169,10 +176,12 @@ class Trainer:
     def validate(self, pool: Pool) -> dict[str, float]:
         """The loss parts of the averaged network on held-out slices, always the same patches within a phase."""
         sums: dict[str, float] = {}
-        phase, batches = replace(self.config.phases[self.phase], paired=4), 12
+        phase, batches = self.config.phases[self.phase], 12
+        phase = replace(phase, paired=0 if self.config.only_least else 4)
+        exact = torch.ones(4 + 2 * phase.paired, 1, 1, 1, device=self.device)
         for index in range(batches):
             batch = draw_patches(pool, EVALUATION_SEED + index, 2, 2, self.config.patch, phase.drawing)
-            parts = _losses(self.averaged, batch, self.config, phase, torch.ones(12, 1, 1, 1, device=self.device))
+            parts = _losses(self.averaged, batch, self.config, phase, exact)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / batches
         return sums
@@ -193,6 +202,9 @@ def train(trainer: Trainer, work: Path, out: Path, limit_s: float, real: tuple[s
         if pool is None or slices is None or len(pool) != wanted:
             pool = Pool.make(wanted, first_seed, device, work / "pool.safetensors")
             slices = pool if real is None else Mixture(pool, real[1], REAL_SHARE)
+            if thick := config.phases[config.place(trainer.step)[0]].thick:
+                others = Pool.make(wanted, THICK_FIRST, device, work / "thick.safetensors", thick=True)
+                slices = Mixture(slices, others, thick)
         parts = trainer.advance(slices)
         running = {name: running.get(name, value) * 0.98 + value * 0.02 for name, value in parts.items()}
         now = time.monotonic()
@@ -229,7 +241,10 @@ def export(trainer: Trainer, out: Path, trained_on: str = "") -> None:
     if trainer.start is not None and (trainer.start / "training.json").exists():
         log["before"] = json.loads((trainer.start / "training.json").read_text())
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
-    save(trainer.averaged, out, "denoise_unet", config.arguments(trainer.phase), trained_on)
+    net, arguments = trainer.averaged, config.arguments(trainer.phase)
+    if config.only_least and trainer.start is not None:
+        net, arguments = load(trainer.start).with_least(net)
+    save(net, out, "denoise_unet", arguments, trained_on)
     print(f"wrote {out / 'weights.safetensors'}")
 
 
@@ -268,7 +283,7 @@ def _arguments() -> argparse.Namespace:
     if arguments.check and arguments.data is None:
         parser.error("--check needs --data")
     if CONFIGS[arguments.config].refines != (arguments.start is not None):
-        parser.error("--config refine and --start belong together")
+        parser.error("--start belongs to --config refine and --config least, which need it")
     shipping = arguments.out.resolve() == shipped or arguments.work == Path("build/ct_denoise")
     if arguments.data is not None and shipping and not arguments.check:
         parser.error("weights trained on real images are not the shipped ones: give --out and --work of their own")

@@ -25,6 +25,7 @@ from models.ct_denoise import (
     simulate,
     train,
 )
+from models.ct_denoise.adjacent import Adjacent
 from models.ct_denoise.data import Drawing, Pool
 from models.ct_denoise.projection import KERNELS
 
@@ -133,7 +134,66 @@ def test_a_refining_run_from_other_weights_does_not_go_on_from_the_checkpoint(po
         train.Trainer(REFINES, tmp_path / "work", CPU, tmp_path / "two")
 
 
-@pytest.mark.parametrize("given", [["--config", "refine"], ["--start", "somewhere"]])
+LEAST = replace(
+    TINY,
+    phases=(replace(FIRST, steps=4, paired=0, per_slice=2, blocks=(1, 1, 2)),),
+    noise_map="flattest",
+    refines=True,
+    only_least=True,
+    seed=2,
+)
+
+
+def test_a_network_for_least_squares_goes_beside_the_weights_it_starts_from_and_leaves_presets_alone(pool, tmp_path):
+    start = tmp_path / "start"
+    train.export(trained(pool, tmp_path / "before", 8), start)
+    before = bundle.load(start)
+    trainer = train.Trainer(LEAST, tmp_path / "work", CPU, start)
+    while trainer.step < 4:
+        assert set(trainer.advance(pool)) == {"least", "least_gradient"}
+    assert set(trainer.validate(pool)) == {"least", "least_gradient"}
+    train.export(trainer, tmp_path / "out")
+    after = bundle.load(tmp_path / "out")
+    image = 20.0 * torch.randn(2, 1, 60, 52, generator=torch.Generator().manual_seed(0))
+    beside = Adjacent(planes=image.transpose(0, 1).expand(2, 2, 60, 52), spacing_mm=torch.tensor([1.0, math.nan]))
+    with torch.inference_mode():
+        for strength in (0.4, 0.6, 0.8):
+            assert torch.equal(before.noise(image, strength), after.noise(image, strength))
+            given = [made.noise(image, strength, adjacent=beside) for made in (before, after)]
+            assert torch.equal(*given)
+        padded = torch.nn.functional.pad(image, (0, 4, 0, 4), mode="replicate")
+        own = trainer.averaged(padded, torch.nn.functional.pad(after.noise_map(image), (0, 4, 0, 4), mode="replicate"))
+        assert torch.equal(after.noise(image, 1.0), own[:, 1:, :60, :52])
+        assert not torch.equal(after.noise(image, 1.0), before.noise(image, 1.0))
+        # between the highest preset and 1, both have their share
+        share, amount = net.blend(0.9)
+        cautious = before.noise(image, amount, 0.0) / amount
+        mixed = amount * ((1.0 - share) * cautious + share * own[:, 1:, :60, :52])
+        assert torch.allclose(after.noise(image, 0.9), mixed, atol=1e-4)
+    # a second one takes the place of the first
+    again = train.Trainer(LEAST, tmp_path / "again", CPU, tmp_path / "out")
+    again.advance(pool)
+    train.export(again, tmp_path / "second")
+    assert bundle.load(tmp_path / "second").state_dict().keys() == after.state_dict().keys()
+
+
+def test_slices_of_clinical_thickness_are_drawn_where_a_configuration_asks_for_them(tmp_path, monkeypatch):
+    made = []
+
+    def make(count, first_seed, _device, file=None, *, thick=False):
+        made.append((count, first_seed, file and file.name, thick))
+        item = simulate.simulate_slice(first_seed, 96, thick=thick)
+        clean = (item.clean * 16).round().clamp(-32768, 32767).to(torch.int16)
+        return Pool(clean[None], item.noise.half()[None], [item.pixel_mm], [item.sigma_hu])
+
+    monkeypatch.setattr(train.Pool, "make", make)
+    phase = replace(FIRST, steps=2, pool=5, thick=0.5)
+    config = replace(TINY, phases=(phase,))
+    train.train(train.Trainer(config, tmp_path, CPU), tmp_path, tmp_path / "out", math.inf)
+    assert (5, 0, "pool.safetensors", False) in made and (5, train.THICK_FIRST, "thick.safetensors", True) in made
+
+
+@pytest.mark.parametrize("given", [["--config", "refine"], ["--config", "least"], ["--start", "somewhere"]])
 def test_refining_and_the_weights_to_start_from_belong_together(given, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train", *given])
     with pytest.raises(SystemExit):

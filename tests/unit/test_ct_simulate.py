@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.ct_denoise import metrics, noise, projection, simulate
+from models.ct_denoise import metrics, noise, phantoms, projection, simulate
 from models.ct_denoise.data import Pool, draw_kernel, draw_patches
-from models.ct_denoise.phantoms import Draw, clean_image
+from models.ct_denoise.phantoms import Draw, clean_image, thick_image
 from models.ct_denoise.projection import KERNELS, MU_WATER
 
 SIZE, PIXEL_MM = 160, 1.0
@@ -139,6 +139,17 @@ def test_a_simulated_slice_repeats_and_its_two_realisations_are_independent():
     first, second = simulate.simulate_slice(3, 96), simulate.simulate_slice(3, 96)
     assert torch.equal(first.clean, second.clean) and torch.equal(first.noise, second.noise)
     assert abs(float(torch.corrcoef(first.noise.flatten(1))[0, 1])) < 0.1
+
+
+def test_a_slice_of_clinical_thickness_repeats_and_softens_what_slants_through_it(monkeypatch):
+    assert torch.equal(thick_image(1, 160, 0.7, CPU), thick_image(1, 160, 0.7, CPU))
+    edges = {}
+    for name, thickness in (("thin", (1e-3, 1e-3)), ("thick", (7.0, 7.0))):
+        monkeypatch.setattr(phantoms, "THICKNESS_MM", thickness)
+        images = torch.stack([thick_image(seed, 160, 0.7, CPU) for seed in range(6)])
+        assert bool((images >= -1000.1).all()) and bool(torch.isfinite(images).all())
+        edges[name] = float(images.diff(dim=1).abs().gt(200.0).sum())
+    assert edges["thick"] < 0.95 * edges["thin"]
 
 
 @pytest.mark.parametrize("name", noise.NOISE_MAPS)
