@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.ct_denoise import metrics, projection, simulate
 from models.ct_denoise.noise import gaussian_blur
+from models.ct_denoise.phantoms import Draw
 from models.ct_denoise.projection import Kernel
 
 #: A denoiser of slices (slice, row, column) [HU]; of a bench with a `Beside`, it is also given the planes beside each,
@@ -32,6 +33,11 @@ DISC_MM: Final = 14.0
 RING_MM: Final = 56.0
 #: The MITA low-contrast inserts: diameter [mm], contrast [HU].
 INSERTS: Final = ((3.0, 14.0), (5.0, 7.0), (7.0, 5.0), (10.0, 3.0))
+#: Cancellous bone like a vertebral body's: radius [mm], HU over water, scales of its net [mm], and where that is read.
+BONE_MM: Final = 20.0
+BONE_HU: Final = 150.0
+BONE_NET_MM: Final = (0.6, 1.5)
+BONE_READ_MM: Final = 17.0
 #: Rows and columns in the middle of the disc, where noise is measured.
 CORE: Final = slice(SIZE // 2 - 40, SIZE // 2 + 40)
 #: The slices beside those of the bench: their seeds are this far from them.
@@ -102,6 +108,18 @@ def _disc(place: tuple[float, float], radius_mm: float) -> Tensor:
     axis = (torch.arange(SIZE) - (SIZE - 1) / 2.0) * PIXEL_MM
     distance = torch.sqrt((axis[:, None] - place[0]) ** 2 + (axis[None] - place[1]) ** 2)
     return ((radius_mm - distance) / PIXEL_MM + 0.5).clamp(0.0, 1.0)
+
+
+def cancellous(bench: Bench, denoise: Denoiser, rms_hu: float) -> float:
+    """Share of the net of cancellous bone, ``rms_hu`` strong, that ``denoise`` leaves: fine structure, not noise."""
+    draw = Draw(SEED, SIZE, PIXEL_MM, torch.device("cpu"))
+    net = draw.field(BONE_NET_MM[0]) + 0.4 * draw.field(BONE_NET_MM[1])
+    disc, inside = _disc((0.0, 0.0), BONE_MM), _disc((0.0, 0.0), BONE_READ_MM) > 0.5
+    plain, made = (projection.apply_kernel(disc * part, bench.kernel, PIXEL_MM) for part in (BONE_HU, net))
+    made = made * (rms_hu / made[inside].std())
+    kept = applied(bench, denoise, plain + made) - applied(bench, denoise, plain)
+    net = made[inside]
+    return float((kept.mean(0)[inside] * net).sum() / net.square().sum())
 
 
 def applied(bench: Bench, denoise: Denoiser, objects: Tensor | float, beside: Beside | None = None) -> Tensor:

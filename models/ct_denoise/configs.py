@@ -115,7 +115,7 @@ _FAINT: Final = Phase(
 _REFINE: Final = replace(_FAINT, steps=1600, slices=3, per_slice=2, paired=2, rate=4e-4, warm_up=60, average=0.998)
 #: Least squares where people look, on thin and thick slices, with a noise map that may be off by a third.
 _LEAST: Final = Phase(
-    steps=14_000,
+    steps=8_250,
     pool=520,
     thick=0.5,
     slices=4,
@@ -132,7 +132,14 @@ _LEAST: Final = Phase(
 CONFIGS: Final = {
     "cpu": Config(phases=(Phase(steps=7000, pool=240), _FAINT)),
     "refine": Config(phases=(_REFINE,), noise_map="flattest", refines=True, seed=1),
-    "least": Config(phases=(_LEAST,), gradient=0.05, noise_map="flattest", refines=True, only_least=True, seed=2),
+    "least": Config(
+        phases=(_LEAST, replace(_LEAST, steps=11_000, thick=0.6, rate=6e-4)),
+        gradient=0.05,
+        noise_map="flattest",
+        refines=True,
+        only_least=True,
+        seed=2,
+    ),
     "gpu": Config(
         phases=(replace(_FAINT, steps=40_000, pool=2000, slices=12, paired=12, rate=2e-3, average=0.9995),),
     ),

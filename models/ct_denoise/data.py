@@ -97,7 +97,7 @@ class Pool:
         cls, count: int, first_seed: int, device: torch.device, file: Path | None = None, *, thick: bool = False
     ) -> Pool:
         """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them; ``thick``: as there."""
-        key = {"first_seed": first_seed, "size": POOL_SIZE, "version": 1} | ({"thick": 1} if thick else {})
+        key = {"first_seed": first_seed, "size": POOL_SIZE, "version": 1} | ({"thick": 2} if thick else {})
         kept = cls._read(file, key, device) if file is not None and file.exists() else None
         if kept is not None and len(kept) >= count:
             return cls(kept.clean[:count], kept.noise[:count], kept.pixel_mm[:count], kept.sigma_hu[:count])

@@ -179,6 +179,12 @@ def physics(net: DenoiseUNet, realisations: int, kept: Table | None = None) -> T
     return rows
 
 
+def _benched(net: DenoiseUNet) -> dict[str, bench.Denoiser]:
+    named: dict[str, Method] = {f"ours, strength {strength:g}": ours(net, strength) for strength in (0.5, DEFAULT, 1.0)}
+    named |= {"gaussian": baselines.gaussian, "non-local means": baselines.non_local_means}
+    return {name: _stacked(method, BENCH_HU[0]) for name, method in named.items()}
+
+
 def dial(net: DenoiseUNet, realisations: int) -> Table:
     """The physics bench at the default strength for several blends of the two estimates."""
     made = bench.Bench.make(BENCH_HU[0], realisations, KERNELS["std"])
@@ -353,6 +359,7 @@ def main() -> None:
     steps: dict[str, Callable[[], Any]] = {
         "images": lambda: compare(net, every, data, not arguments.no_networks, reused.get("images")),
         "anatomy": lambda: evaluate_anatomy.table(every, lambda case: methods(net, case, data, slow=False)),
+        "cancellous": lambda: evaluate_anatomy.cancellous(_benched(net), arguments.realisations),
         "against_nothing": lambda: against_nothing(net, every),
         "bench": lambda: physics(net, arguments.realisations, reused.get("bench")),
         "dial": lambda: dial(net, arguments.realisations),

@@ -21,12 +21,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from models.ct_denoise import metrics
+from models.ct_denoise import bench, metrics
 from models.ct_denoise.baselines import Method
 from models.ct_denoise.cases import Case
+from models.ct_denoise.projection import KERNELS
 
 #: s: small beside the noise of the slice, large enough for methods with thresholds.
 STEP: Final = 0.3
+
+#: Strength of the net of cancellous bone, root mean square [HU], and the noise it is read in [HU].
+NETS: Final = (15.0, 30.0, 60.0)
+NOISE_HU: Final = 11.6
 
 Table = list[dict[str, Any]]
 
@@ -86,3 +91,12 @@ def table(every: Iterable[Case], methods: Callable[[Case], Mapping[str, Method]]
 def _psnr(square: float) -> float:
     low, high = metrics.WINDOW
     return 10.0 * math.log10((high - low) ** 2 / square) if square > 0.0 else math.nan
+
+
+def cancellous(methods: Mapping[str, bench.Denoiser], realisations: int) -> Table:
+    """Share of the net of cancellous bone that each of ``methods`` leaves, by how strong it is."""
+    made = bench.Bench.make(NOISE_HU, realisations, KERNELS["std"])
+    return [
+        {"method": name} | {f"kept_{rms:g}_hu_rms": bench.cancellous(made, method, rms) for rms in NETS}
+        for name, method in methods.items()
+    ]

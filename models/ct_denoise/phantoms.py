@@ -306,15 +306,43 @@ def clean_image(
     return head_slice(draw) if draw.chance(heads) else random_shapes(draw)
 
 
+def _region(draw: Draw, scale_mm: float) -> Tensor:
+    """Approximate depth [mm] inside random regions some ``scale_mm`` wide, negative outside."""
+    return (draw.field(scale_mm) - draw.uniform(0.7, 1.6)) * scale_mm
+
+
+def _spongy_bone(draw: Draw, image: Tensor) -> Tensor:
+    """``image`` with cancellous bone in places: a fine net of 0.3-0.7 lp/mm within a shell."""
+    depth = _region(draw, draw.uniform(5.0, 18.0))
+    tissue = (image > -300.0).to(image.dtype)
+    shell = draw.uniform(0.5, 2.5) if draw.chance(0.6) else 0.0
+    image = _mix(image, draw.edge(depth) * tissue, draw.uniform(400.0, 1300.0))
+    net = draw.field(draw.uniform(0.4, 0.8)) + draw.uniform(0.0, 0.8) * draw.field(draw.uniform(1.0, 2.0))
+    inner = draw.uniform(40.0, 350.0) + draw.log_uniform(12.0, 90.0) * net
+    return _mix(image, draw.edge(depth - shell) * tissue, inner)
+
+
+def _streaked_muscle(draw: Draw, image: Tensor) -> Tensor:
+    """``image`` with strands of fat in places, 1 to 4 mm apart."""
+    inside = draw.edge(_region(draw, draw.uniform(8.0, 25.0)))
+    soft = ((image > -150.0) & (image < 200.0)).to(image.dtype)
+    strands = draw.ridges(draw.uniform(0.8, 3.0), draw.uniform(0.1, 0.4))
+    return image - draw.log_uniform(8.0, 80.0) * strands * inside * soft
+
+
 def thick_image(seed: int, size: int, pixel_mm: float, device: torch.device) -> Tensor:
     """The clean image of ``seed`` as a slice of 0.6 to 7 mm shows it, half of them heads: (row, column) [HU].
 
-    The mean of `THICK_PLANES` planes: what slants through the slice has no sharp edge, as in most clinical images. The
-    texture that tissue has at this scale is added after it, as it would not outlast the mean.
+    The mean of `THICK_PLANES` planes: what slants through the slice has no sharp edge, as in most clinical images. What
+    is fine in real slices is added after it, as it would not outlast the mean: cancellous bone, strands of fat and
+    texture.
     """
     draw = Draw(seed + THICK_SEED, size, pixel_mm, device)
     reach = 0.5 * draw.log_uniform(*THICKNESS_MM)
     places = [reach * (2.0 * (k + 0.5) / THICK_PLANES - 1.0) for k in range(THICK_PLANES)]
     image = torch.stack([clean_image(seed, size, pixel_mm, device, z, THICK_HEADS) for z in places]).mean(0)
+    for chance, part in ((0.6, _spongy_bone), (0.3, _spongy_bone), (0.5, _streaked_muscle)):
+        if draw.chance(chance):
+            image = part(draw, image)
     soft = ((image + 150.0) / 50.0).clamp(0.0, 1.0) * ((250.0 - image) / 50.0).clamp(0.0, 1.0)
     return image + draw.uniform(0.0, 2.0) * (draw.field(0.8) + draw.field(2.5)) * soft

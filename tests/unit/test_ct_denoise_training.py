@@ -353,6 +353,15 @@ def test_the_bench_finds_nothing_wrong_with_identity_and_everything_with_a_blur(
     assert blurred["false_blobs_gaussian"] == pytest.approx(blurred["false_blobs"], abs=1.5)
 
 
+def test_the_net_of_cancellous_bone_is_kept_by_identity_and_blurred_by_a_gaussian():
+    made = bench.Bench.make(11.6, 3, KERNELS["std"])
+    assert bench.cancellous(made, lambda images: images, 30.0) == pytest.approx(1.0, abs=1e-4)
+    blurred = [
+        bench.cancellous(made, lambda images: noise.gaussian_blur(images[:, None], 0.8)[:, 0], v) for v in (9, 60)
+    ]
+    assert 0.2 < blurred[0] < 0.8 and blurred[0] == pytest.approx(blurred[1], rel=1e-3)  # linear: no matter how strong
+
+
 @pytest.mark.parametrize("method", [baselines.gaussian, baselines.bilateral, baselines.non_local_means])
 def test_every_baseline_lowers_noise_on_a_flat_image_and_keeps_its_mean(method):
     image = 40.0 + 15.0 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
