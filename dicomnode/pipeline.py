@@ -5,7 +5,7 @@ A pipeline sees numbers with geometry and units; never DICOM, files, sockets or 
     from dicomnode import pipeline as dn
 
     class CTDenoising(dn.Pipeline[dn.ImageSeries]):
-        algorithm = dn.Algorithm(name="ct-denoising", version="1.2.0", weights="models/ct_denoise")
+        algorithm = dn.Algorithm(name="ct-denoising", version="1.3.0", weights="models/ct_denoise")
 
         @dataclass(frozen=True)
         class Options:

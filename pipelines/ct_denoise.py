@@ -37,7 +37,7 @@ Slices = NDArray[np.float32]
 
 
 class CTDenoising(dn.Pipeline[dn.ImageSeries]):
-    algorithm = dn.Algorithm(name="ct-denoising", version="1.2.0", weights="models/ct_denoise")
+    algorithm = dn.Algorithm(name="ct-denoising", version="1.3.0", weights="models/ct_denoise")
     accepts_incomplete = True  # a slice beside a gap is worked on by itself
 
     @dataclass(frozen=True)

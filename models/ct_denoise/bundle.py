@@ -18,7 +18,7 @@ WEIGHTS: Final = "weights.safetensors"
 #: What every manifest of this model says beside the figures.
 STATEMENT: Final[dict[str, Any]] = {
     "name": "ct-denoising",
-    "version": "1.2.0",
+    "version": "1.3.0",
     "licence": "Apache-2.0",
     "intended_use": "research use only; not a medical device",
     "input": {

@@ -149,7 +149,7 @@ def test_the_result_is_closer_to_the_truth_than_the_input_everywhere_it_matters(
 def test_the_image_says_what_was_done_in_the_words_of_the_specification():
     (image,) = pipeline(0.6).run(series()).images
     assert (image.role, image.label) == ("denoised", "AI denoised")
-    assert image.description == "AI noise reduction (ct-denoising 1.2.0, strength 0.6)"
+    assert image.description == "AI noise reduction (ct-denoising 1.3.0, strength 0.6)"
     assert (image.code.value, image.code.scheme_designator) == ("113087", "DCM")
     assert image.array.dtype == np.float32 and image.array.shape == NOISY.shape
 
