@@ -226,11 +226,11 @@ def test_batches_halve_while_memory_runs_out_and_the_result_is_the_same(monkeypa
     monkeypatch.setitem(CTDenoising.run.__globals__["BATCH"], "cpu", 32)
     true_look, seen = made.net.look, []
 
-    def short_of_memory(part: torch.Tensor) -> Seen:
+    def short_of_memory(part: torch.Tensor, share: float) -> Seen:
         seen.append(len(part))
         if len(part) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return true_look(part)
+        return true_look(part, share)
 
     monkeypatch.setattr(made.net, "look", short_of_memory)
     assert np.allclose(made.run(series()).images[0].array, expected, atol=0.25)
@@ -240,7 +240,7 @@ def test_batches_halve_while_memory_runs_out_and_the_result_is_the_same(monkeypa
 def test_running_out_of_memory_with_a_single_slice_is_a_failure(monkeypatch):
     made = pipeline()
 
-    def short_of_memory(_part: torch.Tensor) -> Seen:
+    def short_of_memory(_part: torch.Tensor, _share: float) -> Seen:
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(made.net, "look", short_of_memory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_values_that_are_not_hounsfield_units_are_named(values, reason):
 def small(monkeypatch) -> None:
     for module in (adapters, simulate, data):
         monkeypatch.setattr(module, "POOL_SIZE", 160)
-    monkeypatch.setattr(data, "simulate_slice", lambda seed, device: simulate.simulate_slice(seed, 160, device))
+    monkeypatch.setattr(data, "simulate_slice", partial(simulate.simulate_slice, size=160))
 
 
 def test_a_pair_gives_its_own_noise_and_a_single_series_gets_noise_inserted(aapm, tmp_path, small):

@@ -224,21 +224,25 @@ def test_the_noise_level_is_reported_in_hu_with_half_left_after_halving(water_no
     assert shift == pytest.approx(2.0, abs=1.0)
 
 
+def small(seed: int, device: torch.device, thick: bool) -> simulate.Slice:
+    return simulate.simulate_slice(seed, 160, device, thick=thick)
+
+
 def test_the_pool_is_read_back_as_it_was_made_and_its_patches_repeat(tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "POOL_SIZE", 160)
-    monkeypatch.setattr(
-        "models.ct_denoise.data.simulate_slice", lambda seed, device: simulate.simulate_slice(seed, 160, device)
-    )
+    monkeypatch.setattr("models.ct_denoise.data.simulate_slice", small)
     made = Pool.make(2, 40, CPU, tmp_path / "pool.safetensors")
     monkeypatch.setattr("models.ct_denoise.data.simulate_slice", None)
     read = Pool.make(2, 40, CPU, tmp_path / "pool.safetensors")
     assert torch.equal(read[1].clean, made[1].clean) and torch.equal(read[1].noise, made[1].noise)
-    monkeypatch.setattr(
-        "models.ct_denoise.data.simulate_slice", lambda seed, device: simulate.simulate_slice(seed, 160, device)
-    )
+    monkeypatch.setattr("models.ct_denoise.data.simulate_slice", small)
     longer = Pool.make(3, 40, CPU, tmp_path / "pool.safetensors")
     assert len(longer) == 3 and torch.equal(longer[1].noise, made[1].noise)
     assert len(Pool.make(2, 40, CPU, tmp_path / "pool.safetensors")) == 2
+    thick = Pool.make(
+        2, 40, CPU, tmp_path / "pool.safetensors", thick=True
+    )  # another pool, whatever the file is called
+    assert not torch.equal(thick[1].clean, made[1].clean)
     first, again, other = (draw_patches(pool, seed, 2, 2, 64) for pool, seed in ((made, 1), (read, 1), (read, 2)))
     assert torch.equal(first.clean, again.clean) and torch.equal(first.noise[0], again.noise[0])
     assert not torch.equal(first.clean, other.clean)
