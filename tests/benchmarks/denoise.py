@@ -1,6 +1,6 @@
 """A CT series through the node with the denoising pipeline: seconds, peak memory, and BM3D on some of its slices.
 
-    python -m tests.benchmarks.denoise [--slices 300] [--size 512] [--threads 2] [--device cpu] [--record FILE]
+    python -m tests.benchmarks.denoise [--slices 300] [--size 512] [--spacing 1] [--threads 2] [--device cpu]
 
 The node runs as a subprocess; DCMTK's storescp stands for the PACS. BM3D (non-commercial licence, never a dependency)
 is timed in the same run where it is installed, on ``--bm3d`` slices, and extrapolated to the series.
@@ -70,9 +70,18 @@ class Memory(threading.Thread):
             self.together, self.single = max(self.together, sum(sizes)), max([self.single, *sizes])
 
 
-def through_the_node(array: np.ndarray, folder: Path, threads: int, device: str, limit_s: float) -> dict[str, float]:
+def through_the_node(
+    array: np.ndarray, spacing_mm: float, folder: Path, threads: int, device: str, limit_s: float
+) -> dict[str, float]:
     """Seconds and memory of one series from its first image sent to its last result accepted."""
-    made = factories.ct_series(n=len(array), rows=array.shape[1], columns=array.shape[2], hu=array)
+    made = factories.ct_series(
+        n=len(array),
+        rows=array.shape[1],
+        columns=array.shape[2],
+        hu=array,
+        step=spacing_mm,
+        thickness=f"{spacing_mm:g}",
+    )
     uid = str(made[0].SeriesInstanceUID)
     with Pacs(folder / "count", ae_title="COUNT") as counter, storescp(folder / "pacs") as port:
         counter.claims[uid] = len(array)
@@ -149,20 +158,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--size", type=int, default=512, help="rows and columns")
+    parser.add_argument("--spacing", type=float, default=1.0, help="of the slices [mm]; up to 2 neighbours are used")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--bm3d", type=int, default=6, help="slices that BM3D is timed on")
     parser.add_argument("--limit", type=float, default=1800.0, help="longest wait for the node [s]")
     parser.add_argument("--record", type=Path, help="file to keep what was measured in, and to go on from")
     arguments = parser.parse_args()
-    run = {name: getattr(arguments, name) for name in ("slices", "size", "threads", "device")}
+    run = {name: getattr(arguments, name) for name in ("slices", "size", "spacing", "threads", "device")}
     record = Record(arguments.record, run)
     array = images(arguments.slices, arguments.size)
     load = os.getloadavg()[0]
-    print(f"{arguments.slices} slices of {arguments.size} x {arguments.size}, {arguments.threads} threads:")
+    size, spacing = f"{arguments.size} x {arguments.size}", f"{arguments.spacing:g} mm apart"
+    print(f"{arguments.slices} slices of {size}, {spacing}, {arguments.threads} threads:")
     if "node" not in record.kept:
         with tempfile.TemporaryDirectory() as name:
-            found = through_the_node(array, Path(name), arguments.threads, arguments.device, arguments.limit)
+            place, limit = Path(name), arguments.limit
+            found = through_the_node(array, arguments.spacing, place, arguments.threads, arguments.device, limit)
         record.keep("node", found | {"load average of the machine before": load})
     for name, value in record.kept["node"].items():
         print(f"  {name:56} {value:8.1f}")
