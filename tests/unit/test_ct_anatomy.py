@@ -45,6 +45,17 @@ def test_the_error_against_the_anatomy_is_found_without_it(scan, method):
     assert passed == pytest.approx(1.0, abs=0.05) if method is baselines.identity else 0.0 < passed < 0.8
 
 
+def test_noise_of_bone_above_the_window_is_neither_charged_nor_taken_off(scan):
+    anatomy, case = scan
+    bone = torch.where(torch.arange(len(anatomy))[:, None] % 8 < 4, 900.0, 0.0).expand_as(anatomy)
+    covered = replace(case, clean=case.clean + bone, noisy=case.noisy + bone)
+    low, high = metrics.WINDOW
+    image, truth = ((part + bone).clamp(low, high)[covered.body] for part in (case.noisy, anatomy))
+    _, against_anatomy, passed = evaluate_anatomy.errors(covered, baselines.identity)
+    assert against_anatomy == pytest.approx(float((image - truth).square().mean()), rel=0.08)
+    assert passed == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_reference_without_noise_of_its_own_is_left_out_of_the_table_and_named(scan):
     _, case = scan
     plain = replace(case, own=None)

@@ -65,6 +65,17 @@ def test_a_network_that_knew_nothing_learns_to_remove_noise_from_noisy_slices_al
     assert float(left[CORE].mean()) == pytest.approx(float(noisy[CORE].mean()), abs=0.5)
 
 
+def test_a_network_for_least_squares_is_fitted_too(site):
+    torch.manual_seed(0)
+    net = build("denoise_unet", {"widths": [8, 12, 16], "blocks": 1, "least": [1, 1, 1]})
+    made = adapt.samples(site, 5)
+    adapt.fit(net, made[1:], steps=60, rate=4e-3, patch=96, log=lambda _line: None)
+    noisy = made[0].image
+    with torch.inference_mode():  # above the presets it is that network's estimate alone
+        left = noisy - net.noise(noisy[None, None], 1.0)[0, 0]
+    assert float(left[CORE].std()) < 0.75 * float(noisy[CORE].std())
+
+
 def test_a_gentle_fit_passes_the_guard_and_its_manifest_says_what_it_is(site, tmp_path, monkeypatch, capsys):
     run(monkeypatch, site, tmp_path / "out", "--steps", "2", "--rate", "1e-6")
     manifest = yaml.safe_load((tmp_path / "out" / "manifest.yaml").read_text())

@@ -28,6 +28,7 @@ from models.ct_denoise import (
 from models.ct_denoise.adjacent import Adjacent
 from models.ct_denoise.data import Drawing, Pool
 from models.ct_denoise.projection import KERNELS
+from models.ct_denoise.stream import Stream
 
 CPU = torch.device("cpu")
 FIRST = train.Phase(steps=120, pool=3, slices=1, paired=2, warm_up=10, rate=2e-3, blocks=(1, 1, 1))
@@ -170,6 +171,11 @@ def test_a_network_for_least_squares_goes_beside_the_weights_it_starts_from_and_
         cautious = before.noise(image, amount, 0.0) / amount
         mixed = amount * ((1.0 - share) * cautious + share * own[:, 1:, :60, :52])
         assert torch.allclose(after.noise(image, 0.9), mixed, atol=1e-4)
+        # a series, in which the node takes them
+        for strength in (0.6, 1.0):
+            spacing = torch.full((2,), math.nan)
+            found = Stream(after, strength, spacing).feed(image)
+            assert torch.equal(found, after.noise(image, strength))
     # a second one takes the place of the first
     again = train.Trainer(LEAST, tmp_path / "again", CPU, tmp_path / "out")
     again.advance(pool)
@@ -187,9 +193,15 @@ def test_slices_of_clinical_thickness_are_drawn_where_a_configuration_asks_for_t
         return Pool(clean[None], item.noise.half()[None], [item.pixel_mm], [item.sigma_hu])
 
     monkeypatch.setattr(train.Pool, "make", make)
-    phase = replace(FIRST, steps=2, pool=5, thick=0.5)
+    phase = replace(FIRST, steps=2, pool=5, thick=0.25)
     config = replace(TINY, phases=(phase,))
-    train.train(train.Trainer(config, tmp_path, CPU), tmp_path, tmp_path / "out", math.inf)
+    trainer, given = train.Trainer(config, tmp_path, CPU), []
+    advance = trainer.advance
+    monkeypatch.setattr(trainer, "advance", lambda slices: (given.append(slices), advance(slices))[1])
+    train.train(trainer, tmp_path, tmp_path / "out", math.inf)
+    first, last = given[0][0], given[0][len(given[0]) - 1]
+    assert torch.equal(last.clean, given[0].second[0].clean) and not torch.equal(first.clean, last.clean)
+    assert given[0].border == 0.75 * len(given[0])
     assert (5, 0, "pool.safetensors", False) in made and (5, train.THICK_FIRST, "thick.safetensors", True) in made
 
 
