@@ -81,7 +81,8 @@ def test_every_series_of_a_study_counts_the_images_that_it_has_left(database, da
         kept = damage.keep(connection, data, ["1.2.3.1", "1.2.4.2", "1.2.4.3"], REASON, clock())
         damage.record(connection, job, kept)
         table = schema.series
-        left = dict(connection.execute(select(table.c.series_uid, table.c.instances)).tuples().all())
+        found = connection.execute(select(table.c.series_uid, table.c.instances))
+        left = {row.series_uid: row.instances for row in found}
     assert left == {"1.2.3": 0, "1.2.4": 1}
 
 
