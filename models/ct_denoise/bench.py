@@ -118,8 +118,7 @@ def cancellous(bench: Bench, denoise: Denoiser, rms_hu: float) -> float:
     plain, made = (projection.apply_kernel(disc * part, bench.kernel, PIXEL_MM) for part in (BONE_HU, net))
     made = made * (rms_hu / made[inside].std())
     kept = applied(bench, denoise, plain + made) - applied(bench, denoise, plain)
-    net = made[inside]
-    return float((kept.mean(0)[inside] * net).sum() / net.square().sum())
+    return float((kept.mean(0) * made)[inside].sum() / made[inside].square().sum())
 
 
 def applied(bench: Bench, denoise: Denoiser, objects: Tensor | float, beside: Beside | None = None) -> Tensor:

@@ -96,7 +96,10 @@ class Pool:
     def make(
         cls, count: int, first_seed: int, device: torch.device, file: Path | None = None, *, thick: bool = False
     ) -> Pool:
-        """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them; ``thick``: as there."""
+        """Simulate ``count`` slices, or read them from ``file`` where an earlier run left them.
+
+        ``thick``: as of `simulate_slice`.
+        """
         key = {"first_seed": first_seed, "size": POOL_SIZE, "version": 1} | ({"thick": 2} if thick else {})
         kept = cls._read(file, key, device) if file is not None and file.exists() else None
         if kept is not None and len(kept) >= count:

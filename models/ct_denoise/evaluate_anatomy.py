@@ -29,6 +29,8 @@ from models.ct_denoise.projection import KERNELS
 #: s: small beside the noise of the slice, large enough for methods with thresholds.
 STEP: Final = 0.3
 
+#: Levels of own noise that the error is told for too, as multiples of the one that a case was made with.
+LEVELS: Final = (0.8, 1.1, 1.45)
 #: Strength of the net of cancellous bone, root mean square [HU], and the noise it is read in [HU].
 NETS: Final = (15.0, 30.0, 60.0)
 NOISE_HU: Final = 11.6
@@ -83,6 +85,12 @@ def table(every: Iterable[Case], methods: Callable[[Case], Mapping[str, Method]]
             "psnr_reference_db": sum(_psnr(one[0]) for one in found) / len(found),
             "psnr_anatomy_db": sum(_psnr(one[1]) for one in found) / len(found),
             "own_noise_passed": sum(one[2] for one in found) / len(found),
+        }
+        # the part that own noise has in the error grows with its variance
+        | {
+            f"psnr_anatomy_{level:g}_db": sum(_psnr(one[0] + level**2 * (one[1] - one[0])) for one in found)
+            / len(found)
+            for level in LEVELS
         }
         for (group, name), found in rows.items()
     ]

@@ -74,7 +74,7 @@ class DenoiseUNet(nn.Module):
         """The same network with ``least`` for the least-squares estimate, and the arguments it is built with."""
         arguments = self.arguments | {"least": least.arguments["blocks"]}
         made = DenoiseUNet(**arguments)
-        own = {name: value for name, value in self.state_dict().items() if name[:6] != "least."}
+        own = self.alone().state_dict()
         made.load_state_dict(own | {f"least.{name}": value for name, value in least.state_dict().items()})
         return made, arguments
 

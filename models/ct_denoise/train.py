@@ -106,6 +106,9 @@ class Trainer:
         self.started_from = "" if start is None else digest(start)
         if start is not None:
             self.average = load(start).alone()
+            told = self.average.arguments["noise_map"]
+            if config.only_least and told != config.noise_map:  # both would be told the one of the weights
+                raise SystemExit(f"{start}: its noise map is {told!r}; weights with {config.noise_map!r} are wanted")
         self._begin(0)
         if self.checkpoint.exists():
             self._restore()
@@ -187,6 +190,18 @@ class Trainer:
         return sums
 
 
+def _slices(
+    phase: Phase, first_seed: int, device: torch.device, work: Path, real: tuple[str, Pool] | None
+) -> Pool | Mixture:
+    """What ``phase`` draws its patches from, kept in ``work``."""
+    pool = Pool.make(phase.pool, first_seed, device, work / "pool.safetensors")
+    slices = pool if real is None else Mixture(pool, real[1], REAL_SHARE)
+    if not phase.thick:
+        return slices
+    thick = Pool.make(phase.pool, THICK_FIRST, device, work / "thick.safetensors", thick=True)
+    return Mixture(slices, thick, phase.thick)
+
+
 def train(trainer: Trainer, work: Path, out: Path, limit_s: float, real: tuple[str, Pool] | None = None) -> None:
     """Run to the end, or until ``limit_s`` seconds of this call are spent; the checkpoint carries the rest.
 
@@ -195,16 +210,12 @@ def train(trainer: Trainer, work: Path, out: Path, limit_s: float, real: tuple[s
     config, device = trainer.config, trainer.device
     first_seed = config.pool_seed * 100_000
     begun = mark = time.monotonic()
-    pool, slices, held_out = None, None, Pool.make(12, EVALUATION_SEED, device)
+    slices, drawn, held_out = None, -1, Pool.make(12, EVALUATION_SEED, device)
     running: dict[str, Any] = {}
     while trainer.step < config.steps and time.monotonic() - begun < limit_s:
-        wanted = config.phases[config.place(trainer.step)[0]].pool
-        if pool is None or slices is None or len(pool) != wanted:
-            pool = Pool.make(wanted, first_seed, device, work / "pool.safetensors")
-            slices = pool if real is None else Mixture(pool, real[1], REAL_SHARE)
-            if thick := config.phases[config.place(trainer.step)[0]].thick:
-                others = Pool.make(wanted, THICK_FIRST, device, work / "thick.safetensors", thick=True)
-                slices = Mixture(slices, others, thick)
+        number = config.place(trainer.step)[0]
+        if slices is None or number != drawn:
+            slices, drawn = _slices(config.phases[number], first_seed, device, work, real), number
         parts = trainer.advance(slices)
         running = {name: running.get(name, value) * 0.98 + value * 0.02 for name, value in parts.items()}
         now = time.monotonic()

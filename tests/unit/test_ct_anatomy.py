@@ -66,6 +66,10 @@ def test_a_reference_without_noise_of_its_own_is_left_out_of_the_table_and_named
     against_reference, against_anatomy, _ = evaluate_anatomy.errors(case, baselines.gaussian)
     gained = rows[0]["psnr_anatomy_db"] - rows[0]["psnr_reference_db"]
     assert 10.0 ** (gained / 10.0) == pytest.approx(against_reference / against_anatomy)
+    more = replace(case, own=1.1 * case.own)
+    assert rows[0]["psnr_anatomy_1.1_db"] == pytest.approx(
+        evaluate_anatomy.table([more], lambda _case: {"gaussian": baselines.gaussian})[0]["psnr_anatomy_db"], abs=0.01
+    )
 
 
 def test_the_bars_of_real_anatomy_are_judged_against_it_too():

@@ -147,7 +147,7 @@ LEAST = replace(
 
 def test_a_network_for_least_squares_goes_beside_the_weights_it_starts_from_and_leaves_presets_alone(pool, tmp_path):
     start = tmp_path / "start"
-    train.export(trained(pool, tmp_path / "before", 8), start)
+    train.export(trained(pool, tmp_path / "before", 8, replace(TINY, noise_map="flattest")), start)
     before = bundle.load(start)
     trainer = train.Trainer(LEAST, tmp_path / "work", CPU, start)
     while trainer.step < 4:
@@ -183,6 +183,12 @@ def test_a_network_for_least_squares_goes_beside_the_weights_it_starts_from_and_
     assert bundle.load(tmp_path / "second").state_dict().keys() == after.state_dict().keys()
 
 
+def test_a_network_for_least_squares_is_not_put_beside_weights_that_are_told_another_noise_map(pool, tmp_path):
+    train.export(trained(pool, tmp_path / "before", 1), tmp_path / "start")
+    with pytest.raises(SystemExit, match="its noise map is 'mean'; weights with 'flattest' are wanted"):
+        train.Trainer(LEAST, tmp_path / "work", CPU, tmp_path / "start")
+
+
 def test_slices_of_clinical_thickness_are_drawn_where_a_configuration_asks_for_them(tmp_path, monkeypatch):
     made = []
 
@@ -190,18 +196,19 @@ def test_slices_of_clinical_thickness_are_drawn_where_a_configuration_asks_for_t
         made.append((count, first_seed, file and file.name, thick))
         item = simulate.simulate_slice(first_seed, 96, thick=thick)
         clean = (item.clean * 16).round().clamp(-32768, 32767).to(torch.int16)
-        return Pool(clean[None], item.noise.half()[None], [item.pixel_mm], [item.sigma_hu])
+        stacks = (part.expand(count, *part.shape) for part in (clean, item.noise.half()))
+        return Pool(*stacks, [item.pixel_mm] * count, [item.sigma_hu] * count)
 
     monkeypatch.setattr(train.Pool, "make", make)
     phase = replace(FIRST, steps=2, pool=5, thick=0.25)
-    config = replace(TINY, phases=(phase,))
+    config = replace(TINY, phases=(phase, replace(phase, thick=0.5)))  # as many slices, and a share of its own
     trainer, given = train.Trainer(config, tmp_path, CPU), []
     advance = trainer.advance
     monkeypatch.setattr(trainer, "advance", lambda slices: (given.append(slices), advance(slices))[1])
     train.train(trainer, tmp_path, tmp_path / "out", math.inf)
     first, last = given[0][0], given[0][len(given[0]) - 1]
     assert torch.equal(last.clean, given[0].second[0].clean) and not torch.equal(first.clean, last.clean)
-    assert given[0].border == 0.75 * len(given[0])
+    assert [part.border / len(part) for part in given] == [0.75, 0.75, 0.5, 0.5]
     assert (5, 0, "pool.safetensors", False) in made and (5, train.THICK_FIRST, "thick.safetensors", True) in made
 
 
