@@ -29,7 +29,8 @@ from models.ct_denoise.projection import KERNELS
 #: s: small beside the noise of the slice, large enough for methods with thresholds.
 STEP: Final = 0.3
 
-#: Levels of own noise that the error is told for too, as multiples of the one that a case was made with.
+#: Levels of own noise that the error is told for too, as multiples of the one that a case was made with; NaN where the
+#: reference cannot hold so much.
 LEVELS: Final = (0.8, 1.1, 1.45)
 #: Strength of the net of cancellous bone, root mean square [HU], and the noise it is read in [HU].
 NETS: Final = (15.0, 30.0, 60.0)
